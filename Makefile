@@ -1,0 +1,43 @@
+# `make test` is the one test command: it installs what the tests need, then runs every check.
+# The parts can be run alone; each says in one line what it proves.
+
+CARGO ?= cargo
+# Build output lives outside the checkout, so that a fresh clone builds on what the last one left.
+# Deleting it is always safe.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/forebay/target
+FEATURES = --features forebay-cli/crash-points,forebay-checkpoint/crash-points,forebay-prepare/crash-points,forebay-archive/crash-points
+
+.PHONY: test tools format architecture deny lint build unit docs plain bench day
+
+test: tools format architecture deny lint unit docs plain ## everything, as CI runs it
+
+tools: ## install what a bare machine lacks
+	ci/install-tools
+
+format: ## every file is formatted
+	$(CARGO) fmt --all --check
+
+architecture: ## the arrows between crates and the invariants of absence
+	python3 ci/check_architecture.py --self-test
+	python3 ci/check_architecture.py
+
+deny: ## licences, sources and duplicates of dependencies
+	$(CARGO) deny --all-features check --hide-inclusion-graph bans licenses sources
+
+lint: ## clippy, warnings denied, tests included
+	$(CARGO) clippy --workspace --all-targets $(FEATURES) -- -D warnings
+
+unit: ## unit, property, golden-file, crash and whole-day tests
+	$(CARGO) test --workspace $(FEATURES)
+
+docs: ## the API documentation builds without a warning
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
+
+plain: ## the build that users get: no test-only feature
+	$(CARGO) clippy --package forebay-cli --bins -- -D warnings
+
+bench: ## ratios to the limits, printed
+	$(CARGO) bench --package forebay-bench
+
+day: ## one model's whole day
+	$(CARGO) run --release -- day
