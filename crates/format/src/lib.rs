@@ -8,6 +8,7 @@
 //! version is never edited: its golden files in `golden/v1` are read by every later build.
 
 mod error;
+mod ipc;
 pub mod record;
 pub mod v1;
 
