@@ -1,0 +1,236 @@
+//! The handle through which everybody reaches the lake.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use forebay_runtime::{Random, Runtime};
+use forebay_types::Key;
+
+use crate::{
+    Error, Listed, ObjectWriter, Purpose, Store, Traffic, probe, traffic::Counters, url,
+};
+
+/// How often a request is made at most.
+const ATTEMPTS_MAX: u32 = 6;
+/// The pause before the second attempt; it doubles from then on, and is drawn at random from its
+/// upper half, so that many clients do not come back at once.
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+
+/// A store, with retries and counting around it. Cloning is cheap and gives the same lake.
+#[derive(Clone, Debug)]
+pub struct Lake {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    store: Arc<dyn Store>,
+    runtime: Runtime,
+    counters: Counters,
+    jitter: Mutex<Random>,
+}
+
+impl Lake {
+    /// Opens the store at `url` and checks that it keeps the promise commits rest on.
+    ///
+    /// A plain path and `file:///…` name a directory, which is made if its parent exists;
+    /// `memory://` is a store of this process.
+    ///
+    /// # Errors
+    /// [`Error::Url`] for a scheme this build does not have, [`Error::Root`] when it cannot be
+    /// reached, [`Error::Unsuited`] when it ignores conditions.
+    pub fn open(url: &str, runtime: &Runtime) -> Result<Self, Error> {
+        let store = url::open(url, runtime)?;
+        probe::run(store.as_ref(), runtime)?;
+        Ok(Self::new(store, runtime))
+    }
+
+    /// Wraps `store` as it is, unprobed.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, runtime: &Runtime) -> Self {
+        let jitter = Mutex::new(Random::new(runtime.now().unix_ms()));
+        let counters = Counters::default();
+        Self { shared: Arc::new(Shared { store, runtime: runtime.clone(), counters, jitter }) }
+    }
+
+    /// The store's address, for people.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        self.shared.store.url()
+    }
+
+    /// The length of an object; `None` if there is none.
+    ///
+    /// # Errors
+    /// When the store cannot say.
+    pub fn size(&self, key: &Key) -> Result<Option<u64>, Error> {
+        self.retry(Purpose::Manifest, || self.shared.store.size(key))
+    }
+
+    /// A whole object of at most `bytes_max` bytes; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] when it is larger.
+    pub fn read(
+        &self,
+        key: &Key,
+        purpose: Purpose,
+        bytes_max: u64,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        let Some(length) = self.size(key)? else { return Ok(None) };
+        if length > bytes_max {
+            return Err(Error::TooLarge { key: key.clone(), length, limit: bytes_max });
+        }
+        let mut bytes = vec![0; length as usize];
+        self.read_range(key, purpose, 0, &mut bytes)?;
+        Ok(Some(bytes))
+    }
+
+    /// Fills `into` with the object's bytes from `offset` on. Verifies nothing: who knows the
+    /// digest does.
+    ///
+    /// # Errors
+    /// [`Error::Truncated`] when the object ends before.
+    pub fn read_range(
+        &self,
+        key: &Key,
+        purpose: Purpose,
+        offset: u64,
+        into: &mut [u8],
+    ) -> Result<(), Error> {
+        self.retry(purpose, || self.shared.store.read_range(key, offset, into))?;
+        self.shared.counters.count(purpose, |traffic| {
+            traffic.reads += 1;
+            traffic.bytes_read += into.len() as u64;
+        });
+        Ok(())
+    }
+
+    /// Starts an object; it appears, whole and durable, when the writer is finished.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn writer(&self, key: &Key, purpose: Purpose) -> Result<LakeWriter, Error> {
+        let writer = self.retry(purpose, || self.shared.store.writer(key))?;
+        Ok(LakeWriter { lake: self.clone(), purpose, writer, bytes: 0 })
+    }
+
+    /// Writes a whole object; durable on return.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn write(&self, key: &Key, purpose: Purpose, body: &[u8]) -> Result<(), Error> {
+        self.retry(purpose, || {
+            let mut writer = self.shared.store.writer(key)?;
+            io::Write::write_all(&mut writer, body).map_err(|source| Error::Object {
+                act: "write",
+                key: key.clone(),
+                place: self.url().to_owned(),
+                source,
+            })?;
+            writer.finish()
+        })?;
+        self.count_written(purpose, body.len() as u64);
+        Ok(())
+    }
+
+    /// Calls `visit` for every object whose key starts with `prefix`, in no order.
+    ///
+    /// # Errors
+    /// What `visit` returns, or when the store cannot list.
+    pub fn list(
+        &self,
+        prefix: &str,
+        visit: &mut dyn FnMut(Listed) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.shared.store.list(prefix, visit)
+    }
+
+    /// Deletes an object; says whether there was one.
+    ///
+    /// # Errors
+    /// When it cannot be deleted.
+    pub fn delete(&self, key: &Key) -> Result<bool, Error> {
+        self.retry(Purpose::Manifest, || self.shared.store.delete(key))
+    }
+
+    /// What moved so far, through this handle and its clones.
+    #[must_use]
+    pub fn traffic(&self) -> BTreeMap<Purpose, Traffic> {
+        self.shared.counters.snapshot()
+    }
+
+    pub(crate) fn store(&self) -> &dyn Store {
+        self.shared.store.as_ref()
+    }
+
+    pub(crate) fn count_written(&self, purpose: Purpose, bytes: u64) {
+        self.shared.counters.count(purpose, |traffic| {
+            traffic.writes += 1;
+            traffic.bytes_written += bytes;
+        });
+    }
+
+    /// Makes a request until it succeeds, fails for good, or was made often enough.
+    pub(crate) fn retry<T>(
+        &self,
+        purpose: Purpose,
+        mut request: impl FnMut() -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut attempt = 1;
+        loop {
+            match request() {
+                Err(error) if error.is_transient() && attempt < ATTEMPTS_MAX => {
+                    if self.pause(attempt).is_err() {
+                        return Err(error);
+                    }
+                    self.shared.counters.count(purpose, |traffic| traffic.retries += 1);
+                    attempt += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn pause(&self, attempt: u32) -> Result<(), forebay_runtime::Cancelled> {
+        let share = self.shared.jitter.lock().unwrap_or_else(PoisonError::into_inner).unit();
+        let longest = BACKOFF_FIRST * 2u32.pow(attempt - 1);
+        self.shared.runtime.sleep(longest.mul_f64(0.5 + share / 2.0))
+    }
+}
+
+/// An object on its way into the lake.
+pub struct LakeWriter {
+    lake: Lake,
+    purpose: Purpose,
+    writer: Box<dyn ObjectWriter>,
+    bytes: u64,
+}
+
+impl LakeWriter {
+    /// Makes the object visible and durable; returns its length.
+    ///
+    /// # Errors
+    /// When it could not be; then there is no such object.
+    pub fn finish(self) -> Result<u64, Error> {
+        self.writer.finish()?;
+        self.lake.count_written(self.purpose, self.bytes);
+        Ok(self.bytes)
+    }
+}
+
+impl io::Write for LakeWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.writer.write(bytes)?;
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}

@@ -1,0 +1,86 @@
+//! The trait of an engine: what every lake must be able to do, and nothing more.
+
+use std::{fmt, io};
+
+use forebay_types::Key;
+
+use crate::Error;
+
+/// Immutable objects below a root. Calls block and may come from any thread.
+///
+/// It is not a file system: there are no directories, no renames, no appends and no partial
+/// writes; an object is there whole or not at all.
+pub trait Store: Send + Sync + fmt::Debug {
+    /// The store's address, for people.
+    fn url(&self) -> &str;
+
+    /// The length of an object in bytes; `None` if there is none.
+    ///
+    /// # Errors
+    /// When the store cannot say.
+    fn size(&self, key: &Key) -> Result<Option<u64>, Error>;
+
+    /// Fills `into` with the object's bytes from `offset` on.
+    ///
+    /// # Errors
+    /// [`Error::Truncated`] when the object ends before `into` is full.
+    fn read_range(&self, key: &Key, offset: u64, into: &mut [u8]) -> Result<(), Error>;
+
+    /// Starts an object that becomes visible, whole and durable, when its writer is finished.
+    /// Dropping the writer leaves nothing.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    fn writer(&self, key: &Key) -> Result<Box<dyn ObjectWriter>, Error>;
+
+    /// Writes a small object if there is none of this key; durable on return.
+    ///
+    /// # Errors
+    /// When the store cannot be written. The object may be there all the same.
+    fn create(&self, key: &Key, body: &[u8]) -> Result<Created, Error>;
+
+    /// Calls `visit` for every object whose key starts with `prefix`, in no order.
+    ///
+    /// # Errors
+    /// What `visit` returns, or when the store cannot list.
+    fn list(
+        &self,
+        prefix: &str,
+        visit: &mut dyn FnMut(Listed) -> Result<(), Error>,
+    ) -> Result<(), Error>;
+
+    /// Deletes an object; says whether there was one.
+    ///
+    /// # Errors
+    /// When it cannot be deleted.
+    fn delete(&self, key: &Key) -> Result<bool, Error>;
+}
+
+/// An object on its way into a store.
+pub trait ObjectWriter: io::Write + Send {
+    /// Makes the object visible and durable.
+    ///
+    /// # Errors
+    /// When it could not be; then there is no such object.
+    fn finish(self: Box<Self>) -> Result<(), Error>;
+}
+
+/// What a create found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Created {
+    /// There was none; it is ours.
+    New,
+    /// There is one already, maybe ours.
+    Exists,
+}
+
+/// One listed object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its key.
+    pub key: Key,
+    /// Its length.
+    pub bytes: u64,
+    /// When it was written, in milliseconds since 1970.
+    pub modified_unix_ms: u64,
+}
