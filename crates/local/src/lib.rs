@@ -1,1 +1,41 @@
-//! Being built.
+//! The local tier: a node's fast disk, shared by all its processes without a daemon.
+//!
+//! ```text
+//! <directory>/
+//!   cache/<digest>               immutable files, named by their BLAKE3 digest
+//!   landing/<digest>-<nonce>     files on their way into the cache
+//!   staging/<key>                durable until released: what has not reached the lake
+//!   staging/.incoming-<nonce>    files on their way into staging
+//!   scratch/<name>-<nonce>/      working space of one process
+//!   locks/<00..ff>               one download of an object per node
+//!   locks/space                  held while space is reserved
+//! ```
+//!
+//! # Bounds
+//! The sum of all files' lengths never exceeds the budget: a file is given its whole length when
+//! it is made, under a lock, before its first byte is written. There is no counter that could go
+//! stale: the ledger is the directory.
+//!
+//! # After a crash
+//! Locks die with their process. Files on their way and scratch whose owner is dead are removed
+//! at the next open; cached files were verified before they got their name; staged files stay
+//! until they are released, whoever died.
+
+mod cache;
+mod clear;
+mod error;
+mod files;
+mod landing;
+mod scratch;
+mod space;
+mod staging;
+mod tier;
+
+pub use cache::CachedFile;
+pub use clear::Cleared;
+pub use error::Error;
+pub use landing::{Landing, LandingLock};
+pub use scratch::Scratch;
+pub use space::Usage;
+pub use staging::{Staged, StagedWriter};
+pub use tier::LocalTier;

@@ -1,0 +1,62 @@
+//! Clearing: the tier is emptied for the next job, and nothing is lost.
+
+use std::fs;
+
+use crate::{Error, LocalTier, files, tier::FOLDERS};
+
+/// Names that an error lists at most.
+const NAMES_MAX: usize = 10;
+
+/// What was removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cleared {
+    /// Files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl LocalTier {
+    /// Empties the tier.
+    ///
+    /// # Errors
+    /// [`Error::Undrained`] while anything staged has not reached the lake, [`Error::InUse`] while
+    /// a live process lands, stages or works; then nothing is removed.
+    pub fn clear(&self) -> Result<Cleared, Error> {
+        self.make_folders()?;
+        let lock = self.lock_space()?;
+        self.require_drained()?;
+        self.require_idle()?;
+        let mut cleared = Cleared::default();
+        for name in ["cache", "landing", "staging", "scratch"] {
+            files::walk(&self.folder(name), &mut |_, bytes| {
+                cleared.files += 1;
+                cleared.bytes += bytes;
+            })?;
+        }
+        for name in FOLDERS {
+            let path = self.folder(name);
+            fs::remove_dir_all(&path).map_err(Error::at("remove", &path))?;
+        }
+        drop(lock);
+        Ok(cleared)
+    }
+
+    fn require_drained(&self) -> Result<(), Error> {
+        let staged = self.staged()?;
+        if staged.is_empty() {
+            return Ok(());
+        }
+        let names = staged.iter().take(NAMES_MAX).map(|staged| staged.name.to_string()).collect();
+        Err(Error::Undrained { directory: self.directory().into(), names, count: staged.len() })
+    }
+
+    fn require_idle(&self) -> Result<(), Error> {
+        let owners = files::entries(&self.folder("scratch"))?;
+        let owners = owners.into_iter().map(|path| path.join(crate::scratch::OWNER));
+        match self.on_their_way()?.into_iter().chain(owners).find(|path| files::is_locked(path)) {
+            Some(path) => Err(Error::InUse { directory: self.directory().into(), path }),
+            None => Ok(()),
+        }
+    }
+}

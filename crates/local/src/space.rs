@@ -1,0 +1,75 @@
+//! The ledger: how much is taken, and reserving more.
+//!
+//! A reservation *is* a file of the reserved length, made while `locks/space` is held. Whoever
+//! looks at the directory sees it, and it goes when the file goes; so a crash can leave a
+//! leftover, never a wrong sum.
+
+use std::{fs::File, path::Path};
+
+use crate::{Error, LocalTier, files};
+
+/// How the budget is used, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// The most the tier may hold.
+    pub budget_bytes: u64,
+    /// Cached files and those on their way into the cache.
+    pub cached_bytes: u64,
+    /// Staged files and those on their way into staging.
+    pub staged_bytes: u64,
+    /// Working space of live processes.
+    pub scratch_bytes: u64,
+}
+
+impl Usage {
+    /// All that is taken.
+    #[must_use]
+    pub const fn used_bytes(&self) -> u64 {
+        self.cached_bytes + self.staged_bytes + self.scratch_bytes
+    }
+}
+
+impl LocalTier {
+    /// How the budget is used now, crash leftovers included.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn usage(&self) -> Result<Usage, Error> {
+        let sum = |folder: &str| {
+            let mut bytes = 0;
+            files::walk(&self.folder(folder), &mut |_, length| bytes += length).map(|()| bytes)
+        };
+        Ok(Usage {
+            budget_bytes: self.budget_bytes(),
+            cached_bytes: sum("cache")? + sum("landing")?,
+            staged_bytes: sum("staging")?,
+            scratch_bytes: self.scratch_bytes()?,
+        })
+    }
+
+    /// Calls `make` with the space lock held, if `bytes` more fit into the budget.
+    pub(crate) fn reserve<T>(
+        &self,
+        object: &str,
+        bytes: u64,
+        make: impl FnOnce() -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let _lock = self.lock_space()?;
+        let used_bytes = self.usage()?.used_bytes();
+        let budget_bytes = self.budget_bytes();
+        if used_bytes.saturating_add(bytes) > budget_bytes {
+            let object = object.to_owned();
+            return Err(Error::Full { object, needed_bytes: bytes, used_bytes, budget_bytes });
+        }
+        make()
+    }
+
+    pub(crate) fn lock_space(&self) -> Result<File, Error> {
+        files::lock(&self.folder("locks").join("space"))
+    }
+}
+
+/// Gives `file` its whole length at once, so that the ledger counts it from now on.
+pub(crate) fn extend(file: &File, path: &Path, bytes: u64) -> Result<(), Error> {
+    file.set_len(bytes).map_err(Error::at("reserve space for", path))
+}

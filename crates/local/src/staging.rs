@@ -1,0 +1,156 @@
+//! Staging: what is on this node alone, until the lake has it.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use forebay_types::Key;
+
+use crate::{Error, LocalTier, files, space, tier::is_hidden};
+
+/// A staged file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Staged {
+    /// Its name.
+    pub name: Key,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// A file on its way into staging. Dropping it leaves nothing.
+#[derive(Debug)]
+pub struct StagedWriter {
+    tier: LocalTier,
+    name: Key,
+    temporary: PathBuf,
+    file: File,
+    reserved_bytes: u64,
+    written_bytes: u64,
+}
+
+impl LocalTier {
+    fn staged_path(&self, name: &Key) -> PathBuf {
+        self.folder("staging").join(name.as_str())
+    }
+
+    /// Reserves `bytes` for a file that will be staged as `name`, in place of one that is.
+    ///
+    /// # Errors
+    /// [`Error::Full`] when the budget has no room for it; nothing staged is ever evicted.
+    pub fn stage(&self, name: &Key, bytes: u64) -> Result<StagedWriter, Error> {
+        self.make_folders()?;
+        let incoming = format!(".incoming-{}", self.runtime().nonce());
+        let temporary = self.folder("staging").join(incoming);
+        self.reserve(name.as_str(), bytes, || {
+            let file = files::create_locked(&temporary)?;
+            let writer = StagedWriter {
+                tier: self.clone(),
+                name: name.clone(),
+                temporary,
+                file,
+                reserved_bytes: bytes,
+                written_bytes: 0,
+            };
+            space::extend(&writer.file, &writer.temporary, bytes)?;
+            Ok(writer)
+        })
+    }
+
+    /// Every staged file, in the order of their names.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn staged(&self) -> Result<Vec<Staged>, Error> {
+        let root = self.folder("staging");
+        let mut found = Vec::new();
+        files::walk(&root, &mut |path, bytes| {
+            let name = path.strip_prefix(&root).ok().and_then(Path::to_str);
+            let name = name.filter(|_| !is_hidden(path)).and_then(|name| Key::new(name).ok());
+            found.extend(name.map(|name| Staged { name, bytes }));
+        })?;
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// A staged file, for reading.
+    ///
+    /// # Errors
+    /// [`Error::NotStaged`] when there is none.
+    pub fn staged_file(&self, name: &Key) -> Result<File, Error> {
+        let path = self.staged_path(name);
+        match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(Error::NotStaged(name.clone()))
+            }
+            result => result.map_err(Error::at("read", &path)),
+        }
+    }
+
+    /// Lets a staged file go, because the lake has it. Not being there is no error.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn release(&self, name: &Key) -> Result<(), Error> {
+        let path = self.staged_path(name);
+        if !files::remove(&path)? {
+            return Ok(());
+        }
+        let root = self.folder("staging");
+        let mut above = path.parent();
+        // A directory that got another file meanwhile is not empty and stays.
+        while let Some(folder) = above.filter(|folder| *folder != root) {
+            if fs::remove_dir(folder).is_err() {
+                return files::sync_directory(folder);
+            }
+            above = folder.parent();
+        }
+        files::sync_directory(&root)
+    }
+}
+
+impl StagedWriter {
+    /// Makes the file durable under its name.
+    ///
+    /// # Errors
+    /// When it could not be; then nothing is staged under this name that was not before.
+    pub fn finish(self) -> Result<(), Error> {
+        let path = self.tier.staged_path(&self.name);
+        let seal = || {
+            self.file.set_len(self.written_bytes)?;
+            self.file.sync_all()
+        };
+        seal().map_err(Error::at("sync", &self.temporary))?;
+        let folder = path.parent().unwrap_or(&path);
+        files::make_directories(&self.tier.folder("staging"), folder)?;
+        fs::rename(&self.temporary, &path).map_err(Error::at("name", &path))?;
+        files::sync_directory(folder)
+    }
+}
+
+impl Write for StagedWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.written_bytes + bytes.len() as u64 > self.reserved_bytes {
+            let overrun = Error::Overrun {
+                object: self.name.to_string(),
+                reserved_bytes: self.reserved_bytes,
+            };
+            return Err(io::Error::new(io::ErrorKind::InvalidData, overrun));
+        }
+        let written = self.file.write(bytes)?;
+        self.written_bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for StagedWriter {
+    fn drop(&mut self) {
+        // Already renamed, or not wanted; what cannot be removed goes at the next open.
+        let _gone = fs::remove_file(&self.temporary);
+    }
+}
