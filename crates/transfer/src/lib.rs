@@ -1,1 +1,31 @@
-//! Being built.
+//! Where the lake and the local tier meet: the only crate that knows both.
+//!
+//! - [`Transfer::fetch`] brings an immutable object to the node, once for all its processes, and
+//!   hands it out as a mapped file whose digest was verified.
+//! - [`Prefetcher`] does so ahead of need and makes room by known future: what is needed last goes
+//!   first, and nothing goes that is needed sooner than what it would make room for.
+//! - [`dataset`] opens published datasets and reads their shard lists page by page.
+//!
+//! # Bounds
+//! A fetch holds at most [`FETCH_BYTES_MAX`] of memory whatever the object's size. The local
+//! tier's byte budget is never exceeded: space is reserved before the first byte is asked for.
+//!
+//! # After a crash
+//! A landing that did not finish is a private file which the tier removes when it is next opened;
+//! the landing lock died with its process. There is nothing to repair.
+
+pub mod dataset;
+mod error;
+mod fetch;
+mod object;
+mod pieces;
+mod prefetch;
+mod room;
+mod transfer;
+
+pub use error::Error;
+pub use object::Object;
+pub use pieces::FETCH_BYTES_MAX;
+pub use prefetch::{Need, Needs, Plan, PrefetchSettings, PrefetchStats, Prefetcher};
+pub use room::Foresight;
+pub use transfer::{FetchStats, Transfer};

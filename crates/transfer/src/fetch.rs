@@ -1,0 +1,144 @@
+//! Fetching: an immutable object comes to the node once, whoever asks.
+//!
+//! ```text
+//! cached? ── yes ─────────────────────────────────────────────► mapped file
+//!    no
+//! landing lock (one download per node; dies with its process)
+//! cached now? ── yes: another process landed it ──────────────► mapped file
+//!    no
+//! reserve space, evicting by known future ─ read pieces ─ check length and digest ─ rename
+//! ```
+//!
+//! A download whose digest does not match is read once more, since a byte may flip on the way; if
+//! it does not match again, the lake's object is damaged and the error says so.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use forebay_local::{CachedFile, Landing};
+use forebay_runtime::Cancelled;
+use forebay_types::ErrorKind;
+
+use crate::{Error, Object, Transfer, pieces};
+
+/// How soon an object is needed, which decides what may be evicted for it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Urgency<'a> {
+    /// Somebody waits for it: anything else may go.
+    Now,
+    /// It will be needed.
+    Ahead {
+        /// In so many positions: only what is needed later may go.
+        distance: u64,
+        /// Set when nobody wants it any more.
+        stop: &'a AtomicBool,
+    },
+}
+
+impl Urgency<'_> {
+    fn distance(self) -> Option<u64> {
+        match self {
+            Self::Now => None,
+            Self::Ahead { distance, .. } => Some(distance),
+        }
+    }
+
+    /// Whether the download may go on.
+    pub(crate) fn check(self, transfer: &Transfer) -> Result<(), Cancelled> {
+        match self {
+            Self::Ahead { stop, .. } if stop.load(Ordering::SeqCst) => Err(Cancelled),
+            _ => transfer.runtime().check(),
+        }
+    }
+}
+
+impl Transfer {
+    /// The object as a mapped, verified file on this node; downloaded if it is not there.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] or [`Error::Damaged`] when the lake's object is not what was promised;
+    /// [`Error::Local`] when the tier has no room even after evicting everything else.
+    pub fn fetch(&self, object: &Object) -> Result<CachedFile, Error> {
+        self.fetch_when(object, Urgency::Now).map(|file| file.expect("urgent fetches never wait"))
+    }
+
+    /// Downloads the object again, because its file on this node was found damaged.
+    ///
+    /// # Errors
+    /// As [`Transfer::fetch`].
+    pub fn refetch(&self, object: &Object) -> Result<CachedFile, Error> {
+        let _lock = self.local().lock(object.digest).map_err(local("lock", object))?;
+        self.local().evict(object.digest).map_err(local("evict", object))?;
+        self.download(object, Urgency::Now).map(|file| file.expect("urgent fetches never wait"))
+    }
+
+    /// `None` when it is not urgent and there is no room for it yet.
+    pub(crate) fn fetch_when(
+        &self,
+        object: &Object,
+        urgency: Urgency<'_>,
+    ) -> Result<Option<CachedFile>, Error> {
+        if let Some(file) = self.find(object)? {
+            return Ok(Some(file));
+        }
+        let _lock = self.local().lock(object.digest).map_err(local("lock", object))?;
+        match self.find(object)? {
+            Some(file) => Ok(Some(file)),
+            None => self.download(object, urgency),
+        }
+    }
+
+    fn find(&self, object: &Object) -> Result<Option<CachedFile>, Error> {
+        let file = self.local().cached(object.digest).map_err(local("open", object))?;
+        // A file cut short after it landed is no copy: the download takes its name.
+        let file = file.filter(|file| file.bytes() == object.bytes);
+        self.counters().hits.fetch_add(u64::from(file.is_some()), Ordering::Relaxed);
+        Ok(file)
+    }
+
+    /// Requires the landing lock.
+    fn download(&self, object: &Object, urgency: Urgency<'_>) -> Result<Option<CachedFile>, Error> {
+        for _attempt in 0..2 {
+            let Some(mut landing) = self.reserve(object, urgency)? else { return Ok(None) };
+            pieces::stream(self, object, urgency, &mut landing)?;
+            match landing.finish() {
+                Ok(file) => {
+                    self.counters().fetched.fetch_add(1, Ordering::Relaxed);
+                    self.counters().fetched_bytes.fetch_add(object.bytes, Ordering::Relaxed);
+                    return Ok(Some(file));
+                }
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    self.counters().damaged.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) => return Err(local("land", object)(error)),
+            }
+        }
+        Err(Error::Damaged { object: object.key.clone(), lake: self.lake().url().into() })
+    }
+
+    /// Space for the object, made by evicting one other object after the other.
+    fn reserve(&self, object: &Object, urgency: Urgency<'_>) -> Result<Option<Landing>, Error> {
+        loop {
+            match self.local().land(object.digest, object.bytes) {
+                Ok(landing) => return Ok(Some(landing)),
+                Err(error) if error.kind() == ErrorKind::Full => {
+                    if self.make_room(object.digest, &object.key, urgency.distance())? {
+                        continue;
+                    }
+                    return match urgency {
+                        Urgency::Ahead { .. } => Ok(None),
+                        Urgency::Now => Err(local("make room for", object)(error)),
+                    };
+                }
+                Err(error) => return Err(local("land", object)(error)),
+            }
+        }
+    }
+}
+
+pub(crate) fn local(
+    act: &'static str,
+    object: &Object,
+) -> impl FnOnce(forebay_local::Error) -> Error {
+    let object = object.key.clone();
+    move |source| Error::Local { act, object, source }
+}

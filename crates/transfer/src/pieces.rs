@@ -1,0 +1,150 @@
+//! Reading one object in pieces: several ranged reads in flight, written in order.
+//!
+//! Readers claim piece after piece, but never one that is more than [`READERS`] ahead of the
+//! writer, so the memory of a fetch is `READERS` buffers, reused. The first failure stops all.
+
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+};
+
+use forebay_local::Landing;
+use forebay_types::ErrorKind;
+
+use crate::{Error, Object, Transfer, fetch::Urgency};
+
+/// The bytes of one ranged read: large enough that a request's latency is small beside it.
+const PIECE_BYTES: u64 = 4 << 20;
+/// Ranged reads in flight for one object.
+const READERS: u64 = 4;
+/// The memory one fetch holds at most.
+pub const FETCH_BYTES_MAX: u64 = PIECE_BYTES * READERS;
+
+/// Copies the whole object from the lake into `landing`.
+pub(crate) fn stream(
+    transfer: &Transfer,
+    object: &Object,
+    urgency: Urgency<'_>,
+    landing: &mut Landing,
+) -> Result<(), Error> {
+    let pieces = object.bytes.div_ceil(PIECE_BYTES);
+    if pieces <= 1 {
+        // One request is the whole object: threads would only cost.
+        let mut buffer = Vec::new();
+        read(transfer, object, urgency, 0, &mut buffer)?;
+        return write(object, landing, &buffer);
+    }
+    let line = Line::new(pieces);
+    let landing = Mutex::new(landing);
+    let readers = pieces.min(READERS) as usize;
+    transfer.runtime().workers("fetch", readers + 1, |index| {
+        let outcome = if index == 0 {
+            let mut landing = landing.lock().unwrap_or_else(PoisonError::into_inner);
+            line.write_all(|buffer| write(object, &mut landing, buffer))
+        } else {
+            line.read_all(|piece, buffer| read(transfer, object, urgency, piece, buffer))
+        };
+        outcome.inspect_err(|_| line.stop())
+    })
+}
+
+fn read(
+    transfer: &Transfer,
+    object: &Object,
+    urgency: Urgency<'_>,
+    piece: u64,
+    buffer: &mut Vec<u8>,
+) -> Result<(), Error> {
+    urgency
+        .check(transfer)
+        .map_err(|source| Error::Cancelled { object: object.key.clone(), source })?;
+    let offset = piece * PIECE_BYTES;
+    buffer.resize((object.bytes - offset).min(PIECE_BYTES) as usize, 0);
+    let lake = transfer.lake();
+    lake.read_range(&object.key, object.purpose, offset, buffer).map_err(|source| {
+        let (object, lake) = (object.key.clone(), lake.url().to_owned());
+        match source.kind() {
+            ErrorKind::NotFound => Error::Missing { object, lake },
+            ErrorKind::Corrupt => Error::Damaged { object, lake },
+            _ => Error::Lake { act: "read", object, lake, source: Box::new(source) },
+        }
+    })
+}
+
+fn write(object: &Object, landing: &mut Landing, buffer: &[u8]) -> Result<(), Error> {
+    landing.write_all(buffer).map_err(|source| Error::Write { object: object.key.clone(), source })
+}
+
+/// The pieces between readers and writer.
+struct Line {
+    pieces: u64,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    claimed: u64,
+    written: u64,
+    filled: BTreeMap<u64, Vec<u8>>,
+    spare: Vec<Vec<u8>>,
+    stopped: bool,
+}
+
+impl Line {
+    fn new(pieces: u64) -> Self {
+        Self { pieces, state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stop(&self) {
+        self.lock().stopped = true;
+        self.changed.notify_all();
+    }
+
+    /// A reader's life: `read` fills the buffer with the piece it is told.
+    fn read_all(&self, read: impl Fn(u64, &mut Vec<u8>) -> Result<(), Error>) -> Result<(), Error> {
+        while let Some((piece, mut buffer)) = self.claim() {
+            read(piece, &mut buffer)?;
+            self.lock().filled.insert(piece, buffer);
+            self.changed.notify_all();
+        }
+        Ok(())
+    }
+
+    fn claim(&self) -> Option<(u64, Vec<u8>)> {
+        let busy = |state: &mut State| !state.stopped && state.claimed >= state.written + READERS;
+        let mut state = self
+            .changed
+            .wait_while(self.lock(), |state| state.claimed < self.pieces && busy(state))
+            .unwrap_or_else(PoisonError::into_inner);
+        if state.stopped || state.claimed == self.pieces {
+            return None;
+        }
+        state.claimed += 1;
+        Some((state.claimed - 1, state.spare.pop().unwrap_or_default()))
+    }
+
+    /// The writer's life: every piece in order, unless a reader failed.
+    fn write_all(&self, mut write: impl FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
+        for piece in 0..self.pieces {
+            let missing = |state: &mut State| !state.stopped && !state.filled.contains_key(&piece);
+            let mut state = self
+                .changed
+                .wait_while(self.lock(), missing)
+                .unwrap_or_else(PoisonError::into_inner);
+            let Some(buffer) = state.filled.remove(&piece) else { return Ok(()) };
+            drop(state);
+            write(&buffer)?;
+            let mut state = self.lock();
+            state.written += 1;
+            state.spare.push(buffer);
+            self.changed.notify_all();
+        }
+        Ok(())
+    }
+}
