@@ -32,6 +32,13 @@ const INCOMING: &str = ".incoming";
 /// How old an abandoned private file is when it is removed.
 pub const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
 
+/// What to do about a root that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Absent {
+    Make,
+    Refuse,
+}
+
 /// A directory that holds objects.
 #[derive(Debug)]
 pub struct Directory {
@@ -46,10 +53,18 @@ impl Directory {
     /// # Errors
     /// [`Error::Root`] when it is no directory that can be read.
     pub fn open(root: &Path, runtime: &Runtime) -> Result<Self, Error> {
+        Self::open_or(root, Absent::Make, runtime)
+    }
+
+    pub(crate) fn open_or(root: &Path, absent: Absent, runtime: &Runtime) -> Result<Self, Error> {
         let at = |source| Error::Root { path: root.to_owned(), source };
-        match make_directory(root) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(at(error)),
-            _ => {}
+        if absent == Absent::Make {
+            match make_directory(root) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists && !root.is_dir() => {
+                    return Err(at(error));
+                }
+                _ => {}
+            }
         }
         let root = root.canonicalize().map_err(at)?;
         if !root.is_dir() {
@@ -153,7 +168,11 @@ impl Store for Directory {
         match file.read_exact_at(into, offset) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 let length = file.metadata().map_err(&failed)?.len();
-                Err(Error::Truncated { key: key.clone(), wanted: offset + into.len() as u64, length })
+                Err(Error::Truncated {
+                    key: key.clone(),
+                    wanted: offset + into.len() as u64,
+                    length,
+                })
             }
             result => result.map_err(failed),
         }
@@ -161,7 +180,8 @@ impl Store for Directory {
 
     fn writer(&self, key: &Key) -> Result<Box<dyn ObjectWriter>, Error> {
         let (temporary, file) = self.incoming().map_err(self.failed("write", key))?;
-        let store = Self { root: self.root.clone(), url: self.url.clone(), runtime: self.runtime.clone() };
+        let store =
+            Self { root: self.root.clone(), url: self.url.clone(), runtime: self.runtime.clone() };
         Ok(Box::new(Incoming { store, key: key.clone(), temporary, file }))
     }
 

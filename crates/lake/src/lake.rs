@@ -11,7 +11,7 @@ use forebay_runtime::{Random, Runtime};
 use forebay_types::Key;
 
 use crate::{
-    Error, Listed, ObjectWriter, Purpose, Store, Traffic, probe, traffic::Counters, url,
+    Absent, Error, Listed, ObjectWriter, Purpose, Store, Traffic, probe, traffic::Counters, url,
 };
 
 /// How often a request is made at most.
@@ -38,14 +38,33 @@ impl Lake {
     /// Opens the store at `url` and checks that it keeps the promise commits rest on.
     ///
     /// A plain path and `file:///…` name a directory, which is made if its parent exists;
-    /// `memory://` is a store of this process.
+    /// `memory://` is a store of this process. A store that may only be read is opened too:
+    /// writing to it fails when it is tried.
     ///
     /// # Errors
     /// [`Error::Url`] for a scheme this build does not have, [`Error::Root`] when it cannot be
     /// reached, [`Error::Unsuited`] when it ignores conditions.
     pub fn open(url: &str, runtime: &Runtime) -> Result<Self, Error> {
-        let store = url::open(url, runtime)?;
-        probe::run(store.as_ref(), runtime)?;
+        Self::probed(url::open(url, Absent::Make, runtime)?, runtime)
+    }
+
+    /// Opens a store that must be there already, to read what it holds; makes and probes nothing.
+    ///
+    /// # Errors
+    /// As [`Lake::open`], and [`Error::Root`] when there is no such directory.
+    pub fn open_existing(url: &str, runtime: &Runtime) -> Result<Self, Error> {
+        Ok(Self::new(url::open(url, Absent::Refuse, runtime)?, runtime))
+    }
+
+    /// Wraps `store` after checking that it keeps the promise commits rest on.
+    ///
+    /// # Errors
+    /// [`Error::Unsuited`] when it does not.
+    pub fn probed(store: Arc<dyn Store>, runtime: &Runtime) -> Result<Self, Error> {
+        match probe::run(store.as_ref(), runtime) {
+            Err(error) if error.is_read_only() => {}
+            outcome => outcome?,
+        }
         Ok(Self::new(store, runtime))
     }
 

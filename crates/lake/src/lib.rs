@@ -23,6 +23,7 @@ mod traffic;
 mod url;
 
 pub use commit::Commit;
+use directory::Absent;
 pub use directory::Directory;
 pub use error::Error;
 pub use lake::{Lake, LakeWriter};

@@ -24,7 +24,9 @@ fn check(store: &dyn Store, key: &Key) -> Result<(), Error> {
         return unsuited("it says that an object exists which was never written");
     }
     if store.create(key, b"second")? != Created::Exists {
-        return unsuited("it ignores the condition `create only if absent`, so two writers would both win");
+        return unsuited(
+            "it ignores the condition `create only if absent`, so two writers would both win",
+        );
     }
     let mut middle = [0; 3];
     store.read_range(key, 1, &mut middle)?;

@@ -4,18 +4,20 @@ use std::{path::Path, sync::Arc};
 
 use forebay_runtime::Runtime;
 
-use crate::{Directory, Error, Memory, Store};
+use crate::{Absent, Directory, Error, Memory, Store};
 
 /// Opens the store that `url` names.
-pub(crate) fn open(url: &str, runtime: &Runtime) -> Result<Arc<dyn Store>, Error> {
+pub(crate) fn open(url: &str, absent: Absent, runtime: &Runtime) -> Result<Arc<dyn Store>, Error> {
     let refuse = |why: String| Error::Url { url: url.to_owned(), why };
     match url.split_once("://") {
         None if url.is_empty() => Err(refuse("it is empty".into())),
-        None => Ok(Arc::new(Directory::open(Path::new(url), runtime)?)),
+        None => Ok(Arc::new(Directory::open_or(Path::new(url), absent, runtime)?)),
         Some(("file", path)) if path.starts_with('/') => {
-            Ok(Arc::new(Directory::open(Path::new(path), runtime)?))
+            Ok(Arc::new(Directory::open_or(Path::new(path), absent, runtime)?))
         }
-        Some(("file", _)) => Err(refuse("a file URL names an absolute path: file:///srv/lake".into())),
+        Some(("file", _)) => {
+            Err(refuse("a file URL names an absolute path: file:///srv/lake".into()))
+        }
         Some(("memory", "")) => Ok(Arc::new(Memory::new(runtime))),
         Some((scheme, _)) => Err(refuse(format!(
             "this build knows file:///path, a plain path and memory://, and no `{scheme}`"

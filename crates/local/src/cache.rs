@@ -1,13 +1,6 @@
 //! The cache: immutable files that were verified when they landed.
 
-use std::{
-    fmt,
-    fs::File,
-    io,
-    ops::Deref,
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{fmt, fs::File, io, ops::Deref, path::PathBuf, sync::Arc};
 
 use forebay_types::Digest;
 use memmap2::Mmap;
@@ -69,7 +62,11 @@ impl AsRef<[u8]> for CachedFile {
 impl fmt::Debug for CachedFile {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (digest, bytes) = (self.digest(), self.bytes());
-        formatter.debug_struct("CachedFile").field("digest", &digest).field("bytes", &bytes).finish()
+        formatter
+            .debug_struct("CachedFile")
+            .field("digest", &digest)
+            .field("bytes", &bytes)
+            .finish()
     }
 }
 

@@ -36,7 +36,8 @@ pub(crate) fn sync_directory(path: &Path) -> Result<(), Error> {
 /// A new file for its owner alone, locked until it is closed.
 pub(crate) fn create_locked(path: &Path) -> Result<File, Error> {
     let create = || {
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        let file =
+            OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
         file.lock()?;
         Ok(file)
     };
@@ -64,7 +65,8 @@ pub(crate) fn lock(path: &Path) -> Result<File, Error> {
 
 /// Whether a live process holds the lock of `path`.
 pub(crate) fn is_locked(path: &Path) -> bool {
-    File::open(path).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    File::open(path)
+        .is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 /// The entries of a directory; none if it is not there.

@@ -51,8 +51,14 @@ impl LocalTier {
         let path = self.folder("landing").join(name);
         self.reserve(&digest.to_string(), bytes, || {
             let file = files::create_locked(&path)?;
-            let landing =
-                Landing { tier: self.clone(), digest, path, file, bytes, seen: DigestWriter::new() };
+            let landing = Landing {
+                tier: self.clone(),
+                digest,
+                path,
+                file,
+                bytes,
+                seen: DigestWriter::new(),
+            };
             space::extend(&landing.file, &landing.path, bytes)?;
             Ok(landing)
         })
@@ -84,10 +90,8 @@ impl Landing {
 impl Write for Landing {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.seen.len_bytes() + bytes.len() as u64 > self.bytes {
-            let overrun = Error::Overrun {
-                object: self.digest.to_string(),
-                reserved_bytes: self.bytes,
-            };
+            let overrun =
+                Error::Overrun { object: self.digest.to_string(), reserved_bytes: self.bytes };
             return Err(io::Error::new(io::ErrorKind::InvalidData, overrun));
         }
         let written = self.file.write(bytes)?;

@@ -38,7 +38,11 @@ impl LocalTier {
 
     pub(crate) fn scratch_bytes(&self) -> Result<u64, Error> {
         let each = files::entries(&self.folder("scratch"))?;
-        Ok(each.iter().filter_map(|path| fs::metadata(path.join(OWNER)).ok()).map(|m| m.len()).sum())
+        Ok(each
+            .iter()
+            .filter_map(|path| fs::metadata(path.join(OWNER)).ok())
+            .map(|m| m.len())
+            .sum())
     }
 }
 

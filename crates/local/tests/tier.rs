@@ -1,0 +1,322 @@
+//! The local tier against a plain model, across processes and after crashes.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    io::Write,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use forebay_local::{Error, LocalTier};
+use forebay_runtime::Runtime;
+use forebay_testing::key;
+use forebay_types::{Digest, ErrorKind};
+use proptest::prelude::*;
+
+const BUDGET_BYTES: u64 = 1000;
+
+fn open(directory: &Path) -> LocalTier {
+    LocalTier::open(directory, BUDGET_BYTES, &Runtime::system()).unwrap()
+}
+
+fn content(number: u8, bytes: u64) -> Vec<u8> {
+    vec![number; bytes as usize]
+}
+
+fn land(tier: &LocalTier, body: &[u8]) -> Result<Digest, Error> {
+    let digest = Digest::of(body);
+    let mut landing = tier.land(digest, body.len() as u64)?;
+    landing.write_all(body).unwrap();
+    landing.finish()?;
+    Ok(digest)
+}
+
+fn stage(tier: &LocalTier, name: &str, body: &[u8]) -> Result<(), Error> {
+    let mut writer = tier.stage(&key(name), body.len() as u64)?;
+    writer.write_all(body).unwrap();
+    writer.finish()
+}
+
+/// All files' lengths, as an outsider would add them up.
+fn bytes_on_disk(folder: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    entries
+        .map(|entry| entry.unwrap())
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => bytes_on_disk(&entry.path()),
+            Ok(metadata) => metadata.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Land(u8, u64),
+    AbandonLanding(u8, u64),
+    Evict(u8),
+    Stage(u8, u64),
+    Release(u8),
+    Reopen,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let number = 0..6u8;
+    let bytes = prop_oneof![Just(0u64), 1..400u64];
+    prop_oneof![
+        3 => (number.clone(), bytes.clone()).prop_map(|(n, b)| Act::Land(n, b)),
+        1 => (number.clone(), bytes.clone()).prop_map(|(n, b)| Act::AbandonLanding(n, b)),
+        2 => number.clone().prop_map(Act::Evict),
+        3 => (number.clone(), bytes).prop_map(|(n, b)| Act::Stage(n, b)),
+        2 => number.prop_map(Act::Release),
+        1 => Just(Act::Reopen),
+    ]
+}
+
+/// What must be there.
+#[derive(Default)]
+struct Model {
+    cached: BTreeMap<Digest, Vec<u8>>,
+    staged: BTreeMap<String, Vec<u8>>,
+    /// The last body that landed under each number.
+    landed: BTreeMap<u8, Digest>,
+}
+
+impl Model {
+    fn used_bytes(&self) -> u64 {
+        self.cached.values().chain(self.staged.values()).map(|body| body.len() as u64).sum()
+    }
+
+    fn fits(&self, bytes: u64) -> bool {
+        self.used_bytes() + bytes <= BUDGET_BYTES
+    }
+}
+
+fn apply(tier: &mut LocalTier, directory: &Path, model: &mut Model, act: &Act) {
+    match *act {
+        Act::Land(number, bytes) => {
+            let body = content(number, bytes);
+            let fits = model.fits(bytes);
+            match land(tier, &body) {
+                Ok(digest) => {
+                    assert!(fits, "landed beyond the budget");
+                    model.cached.insert(digest, body);
+                    model.landed.insert(number, digest);
+                }
+                Err(error) => assert!(!fits && error.kind() == ErrorKind::Full, "{error}"),
+            }
+        }
+        Act::AbandonLanding(number, bytes) => {
+            if let Ok(mut landing) = tier.land(Digest::of(&[number]), bytes) {
+                landing.write_all(&content(number, bytes / 2)).unwrap();
+            }
+        }
+        Act::Evict(number) => {
+            let Some(digest) = model.landed.get(&number) else { return };
+            let was_there = model.cached.remove(digest).is_some();
+            assert_eq!(tier.evict(*digest).unwrap(), was_there);
+        }
+        Act::Stage(number, bytes) => {
+            let (name, body) = (format!("runs/{number}/file"), content(number, bytes));
+            let fits = model.fits(bytes);
+            match stage(tier, &name, &body) {
+                Ok(()) => {
+                    assert!(fits, "staged beyond the budget");
+                    model.staged.insert(name, body);
+                }
+                Err(error) => assert!(!fits && error.kind() == ErrorKind::Full, "{error}"),
+            }
+        }
+        Act::Release(number) => {
+            let name = format!("runs/{number}/file");
+            model.staged.remove(&name);
+            tier.release(&key(&name)).unwrap();
+        }
+        Act::Reopen => *tier = open(directory),
+    }
+}
+
+fn compare(tier: &LocalTier, directory: &Path, model: &Model) {
+    let cached: Vec<_> = tier.cached_bytes_of().unwrap().into_iter().map(|(d, _)| d).collect();
+    assert_eq!(cached, model.cached.keys().copied().collect::<Vec<_>>());
+    for (digest, body) in &model.cached {
+        assert_eq!(&tier.cached(*digest).unwrap().unwrap()[..], &body[..]);
+    }
+    let staged: Vec<_> =
+        tier.staged().unwrap().into_iter().map(|s| (s.name.to_string(), s.bytes)).collect();
+    let wanted: Vec<_> =
+        model.staged.iter().map(|(name, body)| (name.clone(), body.len() as u64)).collect();
+    assert_eq!(staged, wanted);
+    assert_eq!(tier.usage().unwrap().used_bytes(), model.used_bytes());
+    assert!(bytes_on_disk(directory) <= BUDGET_BYTES);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn any_sequence_of_acts_leaves_what_a_plain_model_says(acts in prop::collection::vec(act(), 1..40)) {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path().join("local");
+        let mut tier = open(&directory);
+        let mut model = Model::default();
+        for act in &acts {
+            apply(&mut tier, &directory, &mut model, act);
+            compare(&tier, &directory, &model);
+        }
+    }
+}
+
+#[test]
+fn other_bytes_than_the_digest_says_never_get_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let tier = open(folder.path());
+    let digest = Digest::of(b"right");
+    let mut landing = tier.land(digest, 5).unwrap();
+    landing.write_all(b"wrong").unwrap();
+    assert_eq!(landing.finish().unwrap_err().kind(), ErrorKind::Corrupt);
+    let mut landing = tier.land(digest, 5).unwrap();
+    landing.write_all(b"rig").unwrap();
+    assert_eq!(landing.finish().unwrap_err().kind(), ErrorKind::Corrupt);
+    let mut landing = tier.land(digest, 5).unwrap();
+    assert!(landing.write_all(b"right and more").is_err());
+    drop(landing);
+    assert!(tier.cached(digest).unwrap().is_none());
+    assert_eq!(tier.usage().unwrap().used_bytes(), 0);
+}
+
+#[test]
+fn an_evicted_file_stays_readable_for_who_has_it_mapped() {
+    let folder = tempfile::tempdir().unwrap();
+    let tier = open(folder.path());
+    let digest = land(&tier, b"some bytes").unwrap();
+    let mapped = tier.cached(digest).unwrap().unwrap();
+    assert!(tier.evict(digest).unwrap());
+    assert_eq!(&mapped[..], b"some bytes");
+    assert!(!tier.evict(digest).unwrap());
+}
+
+#[test]
+fn clearing_refuses_with_names_and_otherwise_leaves_an_empty_directory() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("local");
+    let tier = open(&directory);
+    land(&tier, b"cached").unwrap();
+    stage(&tier, "runs/mine/6/rank-0", b"state").unwrap();
+    let error = tier.clear().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(error.to_string().contains("runs/mine/6/rank-0"), "{error}");
+    tier.release(&key("runs/mine/6/rank-0")).unwrap();
+
+    let working = tier.scratch("prepare").unwrap();
+    assert!(matches!(tier.clear().unwrap_err(), Error::InUse { .. }));
+    drop(working);
+    let landing = tier.land(Digest::of(b"x"), 1).unwrap();
+    assert!(matches!(tier.clear().unwrap_err(), Error::InUse { .. }));
+    drop(landing);
+
+    let cleared = tier.clear().unwrap();
+    assert_eq!((cleared.files, cleared.bytes), (1, 6));
+    assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0);
+    land(&tier, b"usable again").unwrap();
+}
+
+#[test]
+fn scratch_counts_and_goes_with_its_owner() {
+    let folder = tempfile::tempdir().unwrap();
+    let tier = open(folder.path());
+    let scratch = tier.scratch("prepare").unwrap();
+    scratch.reserve(600).unwrap();
+    assert_eq!(tier.usage().unwrap().scratch_bytes, 600);
+    assert_eq!(scratch.reserve(600).unwrap_err().kind(), ErrorKind::Full);
+    std::fs::write(scratch.path().join("spill"), b"data").unwrap();
+    let path = scratch.path().to_owned();
+    let again = open(folder.path());
+    assert!(path.exists(), "its owner lives");
+    drop(scratch);
+    assert!(!path.exists());
+    assert_eq!(again.usage().unwrap().scratch_bytes, 0);
+}
+
+#[test]
+fn unusable_budgets_and_directories_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let runtime = Runtime::system();
+    let error = LocalTier::open(folder.path(), 0, &runtime).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let error = LocalTier::open(&file, 10, &runtime).unwrap_err();
+    assert!(error.to_string().contains("file"), "{error}");
+}
+
+/// The body of the child processes below: this test binary, started again.
+#[test]
+fn child() {
+    let Ok(directory) = env::var("FOREBAY_TEST_TIER") else { return };
+    let tier = open(Path::new(&directory));
+    if env::var("FOREBAY_TEST_DIE").is_ok() {
+        let mut landing = tier.land(Digest::of(b"never"), 300).unwrap();
+        landing.write_all(&[1; 100]).unwrap();
+        let mut staged = tier.stage(&key("runs/x/half"), 300).unwrap();
+        staged.write_all(&[1; 100]).unwrap();
+        let scratch = tier.scratch("prepare").unwrap();
+        scratch.reserve(300).unwrap();
+        std::fs::write(scratch.path().join("spill"), [1; 200]).unwrap();
+        println!("ready");
+        loop {
+            std::thread::park();
+        }
+    }
+    let start: u8 = env::var("FOREBAY_TEST_START").unwrap().parse().unwrap();
+    for round in 0..40u8 {
+        let body = content(start.wrapping_add(round), 90);
+        if let Ok(digest) = land(&tier, &body) {
+            let used = bytes_on_disk(Path::new(&directory));
+            assert!(used <= BUDGET_BYTES, "{used} bytes");
+            if round % 3 == 0 {
+                tier.evict(digest).unwrap();
+            }
+        }
+    }
+}
+
+fn start_child(directory: &Path, name: &str, value: &str) -> std::process::Child {
+    Command::new(env::current_exe().unwrap())
+        .args(["child", "--exact", "--nocapture"])
+        .env("FOREBAY_TEST_TIER", directory)
+        .env(name, value)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn concurrent_processes_never_exceed_the_budget_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let children: Vec<_> = ["0", "60", "120", "180"]
+        .map(|start| start_child(folder.path(), "FOREBAY_TEST_START", start))
+        .into();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    assert!(open(folder.path()).usage().unwrap().used_bytes() <= BUDGET_BYTES);
+}
+
+#[test]
+fn a_killed_process_leaves_nothing_that_the_next_open_does_not_remove() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = start_child(folder.path(), "FOREBAY_TEST_DIE", "1");
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    assert!(lines.any(|line| line.unwrap().contains("ready")));
+    let beside = open(folder.path());
+    assert_eq!(beside.usage().unwrap().used_bytes(), 900, "its owner lives, so it stays");
+    assert!(matches!(beside.clear().unwrap_err(), Error::InUse { .. }));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let after = open(folder.path());
+    assert_eq!(after.usage().unwrap().used_bytes(), 0);
+    assert_eq!(after.staged().unwrap(), []);
+    after.clear().unwrap();
+}
