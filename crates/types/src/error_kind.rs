@@ -32,6 +32,20 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// Every kind.
+    pub const ALL: [Self; 10] = [
+        Self::Invalid,
+        Self::NotFound,
+        Self::Corrupt,
+        Self::NewerFormat,
+        Self::Conflict,
+        Self::Unavailable,
+        Self::Full,
+        Self::Refused,
+        Self::Interrupted,
+        Self::Internal,
+    ];
+
     /// The process exit code of a command that ends with this kind.
     ///
     /// 0 is success, 1 an unexpected panic and 2 a usage error of the command line.
