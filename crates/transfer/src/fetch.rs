@@ -24,7 +24,10 @@ use crate::{Error, Object, Transfer, pieces};
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Urgency<'a> {
     /// Somebody waits for it: anything else may go.
-    Now,
+    Now {
+        /// Set when nobody waits any more.
+        stop: Option<&'a AtomicBool>,
+    },
     /// It will be needed.
     Ahead {
         /// In so many positions: only what is needed later may go.
@@ -37,15 +40,19 @@ pub(crate) enum Urgency<'a> {
 impl Urgency<'_> {
     fn distance(self) -> Option<u64> {
         match self {
-            Self::Now => None,
+            Self::Now { .. } => None,
             Self::Ahead { distance, .. } => Some(distance),
         }
     }
 
     /// Whether the download may go on.
     pub(crate) fn check(self, transfer: &Transfer) -> Result<(), Cancelled> {
-        match self {
-            Self::Ahead { stop, .. } if stop.load(Ordering::SeqCst) => Err(Cancelled),
+        let stop = match self {
+            Self::Now { stop } => stop,
+            Self::Ahead { stop, .. } => Some(stop),
+        };
+        match stop {
+            Some(stop) if stop.load(Ordering::SeqCst) => Err(Cancelled),
             _ => transfer.runtime().check(),
         }
     }
@@ -58,7 +65,28 @@ impl Transfer {
     /// [`Error::Missing`] or [`Error::Damaged`] when the lake's object is not what was promised;
     /// [`Error::Local`] when the tier has no room even after evicting everything else.
     pub fn fetch(&self, object: &Object) -> Result<CachedFile, Error> {
-        self.fetch_when(object, Urgency::Now).map(|file| file.expect("urgent fetches never wait"))
+        self.fetch_now(object, None)
+    }
+
+    /// As [`Transfer::fetch`], but gives up at the next piece once `stop` is set.
+    ///
+    /// # Errors
+    /// As [`Transfer::fetch`], and [`Error::Cancelled`].
+    pub fn fetch_unless(&self, object: &Object, stop: &AtomicBool) -> Result<CachedFile, Error> {
+        self.fetch_now(object, Some(stop))
+    }
+
+    fn fetch_now(&self, object: &Object, stop: Option<&AtomicBool>) -> Result<CachedFile, Error> {
+        self.fetch_when(object, Urgency::Now { stop })
+            .map(|file| file.expect("urgent fetches never wait for room"))
+    }
+
+    /// The object if it is on this node already.
+    ///
+    /// # Errors
+    /// When the tier cannot be read.
+    pub fn cached(&self, object: &Object) -> Result<Option<CachedFile>, Error> {
+        self.find(object)
     }
 
     /// Downloads the object again, because its file on this node was found damaged.
@@ -68,7 +96,8 @@ impl Transfer {
     pub fn refetch(&self, object: &Object) -> Result<CachedFile, Error> {
         let _lock = self.local().lock(object.digest).map_err(local("lock", object))?;
         self.local().evict(object.digest).map_err(local("evict", object))?;
-        self.download(object, Urgency::Now).map(|file| file.expect("urgent fetches never wait"))
+        self.download(object, Urgency::Now { stop: None })
+            .map(|file| file.expect("urgent fetches never wait for room"))
     }
 
     /// `None` when it is not urgent and there is no room for it yet.
@@ -126,7 +155,7 @@ impl Transfer {
                     }
                     return match urgency {
                         Urgency::Ahead { .. } => Ok(None),
-                        Urgency::Now => Err(local("make room for", object)(error)),
+                        Urgency::Now { .. } => Err(local("make room for", object)(error)),
                     };
                 }
                 Err(error) => return Err(local("land", object)(error)),

@@ -1,0 +1,130 @@
+//! What can go wrong on the way to a batch.
+
+use forebay_runtime::{Cancelled, Panicked};
+use forebay_types::{ErrorKind, Key, Name, Split};
+
+/// A batch that could not be delivered, or a feed that could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting that is 0.
+    #[error("the feed's setting `{0}` is 0; it must be at least 1")]
+    Zero(&'static str),
+    /// The dataset has no such rows.
+    #[error("dataset `{dataset}` has no rows in its split `{split}`; prepare it with more data")]
+    Empty {
+        /// The dataset.
+        dataset: Name,
+        /// The split.
+        split: Split,
+    },
+    /// Fewer rows than a batch takes.
+    #[error(
+        "a batch of {batch_size} samples does not fit into split `{split}`, which has {rows} \
+         rows; lower batch_size"
+    )]
+    BatchTooLarge {
+        /// The global batch.
+        batch_size: u32,
+        /// The split.
+        split: Split,
+        /// Its rows.
+        rows: u64,
+    },
+    /// Ranks would get unequal parts.
+    #[error(
+        "a world size of {world_size} does not divide a global batch of {batch_size} samples; \
+         choose a batch_size that is a multiple of the world size"
+    )]
+    Indivisible {
+        /// The global batch.
+        batch_size: u32,
+        /// The ranks.
+        world_size: u32,
+    },
+    /// No room to assemble ahead.
+    #[error(
+        "buffer_bytes is {buffer_bytes}, and two batches take {needed_bytes}: one in use, one \
+         being assembled; raise buffer_bytes or lower batch_size"
+    )]
+    BufferTooSmall {
+        /// The setting.
+        buffer_bytes: u64,
+        /// What two batches take.
+        needed_bytes: u64,
+    },
+    /// The tiers failed before the first step.
+    #[error("cannot feed dataset `{dataset}`")]
+    Open {
+        /// The dataset.
+        dataset: Name,
+        /// Why.
+        #[source]
+        source: Box<forebay_transfer::Error>,
+    },
+    /// The tiers failed at a step.
+    #[error("cannot read the samples of step {step}")]
+    Read {
+        /// The step.
+        step: u64,
+        /// Why, and at which object.
+        #[source]
+        source: Box<forebay_transfer::Error>,
+    },
+    /// A shard is not what its manifest says, on the node and, fetched again, from the lake.
+    #[error("the samples of step {step} cannot be trusted, although {object} was fetched again")]
+    Damaged {
+        /// The step.
+        step: u64,
+        /// The object in the lake.
+        object: Key,
+        /// What is wrong.
+        #[source]
+        source: forebay_format::Error,
+    },
+    /// The run ends before this step.
+    #[error("step {step} does not exist: the feed ends after {steps} steps")]
+    NoStep {
+        /// The step asked for.
+        step: u64,
+        /// How many there are.
+        steps: u64,
+    },
+    /// The work was told to stop.
+    #[error("the feed was cancelled at step {step}")]
+    Cancelled {
+        /// The step that was waited for.
+        step: u64,
+        /// Who said so.
+        #[source]
+        source: Cancelled,
+    },
+    /// A thread of the feed ended by a panic.
+    #[error("the feed broke at step {step}")]
+    Panicked {
+        /// The step that was waited for.
+        step: u64,
+        /// Which, and its message.
+        #[source]
+        source: Panicked,
+    },
+}
+
+impl Error {
+    /// What the caller should do.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Zero(_)
+            | Self::Empty { .. }
+            | Self::BatchTooLarge { .. }
+            | Self::Indivisible { .. }
+            | Self::BufferTooSmall { .. }
+            | Self::NoStep { .. } => ErrorKind::Invalid,
+            Self::Open { source, .. } | Self::Read { source, .. } => source.kind(),
+            Self::Damaged { source, .. } => source.kind(),
+            Self::Cancelled { .. } => ErrorKind::Interrupted,
+            Self::Panicked { .. } => ErrorKind::Internal,
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Mid-day: batches for training, in an order that is a pure function.
+//!
+//! It receives a published dataset and a position, and delivers this rank's part of one global
+//! batch after the other. It promises:
+//!
+//! - **Order.** The samples of a step depend on the dataset, the seed and the order's settings
+//!   alone: not on world size, threads, tiers, or where the run was resumed ([`Order`]).
+//! - **Resume.** The state is a [`Position`](forebay_types::Position), and opening a feed anywhere
+//!   costs the same.
+//! - **Trust.** Every row was covered by a checksum when it was first read from a mapping, and the
+//!   whole shard by its digest when it landed. Damage on the node is repaired from the lake.
+//! - **Bounds.** Memory by `buffer_bytes`, disk by the local tier's budget; a budget that cannot
+//!   work is refused when the feed is opened.
+//! - **Honesty.** Each wait of the consumer is measured and attributed ([`Waited`]).
+//!
+//! # After a crash
+//! Nothing is left but cached shards, which the next feed uses.
+
+mod assemble;
+mod batch;
+mod course;
+mod error;
+mod feed;
+mod lookahead;
+mod order;
+mod permutation;
+mod sequential;
+mod settings;
+mod shelf;
+mod stats;
+mod trace;
+
+pub use batch::Batch;
+pub use error::Error;
+pub use feed::Feed;
+pub use order::{EpochOrder, Order, OrderSettings, Place};
+pub use settings::FeedSettings;
+pub use stats::{FeedStats, WaitCause, Waited};
+pub use trace::{Origin, TracedSample, trace};
