@@ -9,6 +9,7 @@
 
 mod error;
 mod ipc;
+mod number;
 pub mod record;
 pub mod v1;
 

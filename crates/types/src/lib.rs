@@ -12,6 +12,7 @@ mod name;
 mod nonce;
 mod position;
 mod sample;
+mod sha256;
 mod split;
 
 pub use digest::{Digest, DigestError, DigestWriter};
@@ -21,4 +22,5 @@ pub use name::{Name, NameError, Version};
 pub use nonce::{Nonce, NonceError};
 pub use position::{Position, Rank, RankError};
 pub use sample::{SampleId, SampleIdError};
+pub use sha256::{Sha256, Sha256Error};
 pub use split::{Split, SplitError};

@@ -1,6 +1,10 @@
 //! Version 1 of every format. `docs/format/` draws the bytes.
 
 pub mod dataset;
+pub mod evaluation;
+pub mod journal;
 pub mod origin;
+pub mod package;
 pub mod quarantine;
+pub mod run;
 pub mod shard;
