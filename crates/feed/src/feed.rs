@@ -65,8 +65,8 @@ struct State {
     deliver: u64,
     /// The step a thread claims next.
     claim: u64,
-    /// A step that failed and is to be tried again.
-    again: Option<u64>,
+    /// Steps that failed and are to be tried again.
+    again: BTreeSet<u64>,
     busy: BTreeSet<u64>,
     ready: BTreeMap<u64, Result<Assembled, Error>>,
     stopped: bool,
@@ -164,7 +164,7 @@ impl Feed {
         let outcome = state.ready.remove(&step).expect("just seen, under the same lock");
         match &outcome {
             Ok(_) => state.deliver += 1,
-            Err(_) => state.again = Some(step),
+            Err(_) => state.retry(step),
         }
         drop(state);
         self.shared.changed.notify_all();
@@ -241,7 +241,7 @@ impl State {
         Self {
             deliver: step,
             claim: step,
-            again: None,
+            again: BTreeSet::new(),
             busy: BTreeSet::new(),
             ready: BTreeMap::new(),
             stopped: false,
@@ -251,8 +251,16 @@ impl State {
 
     /// The first step that is not assembled yet.
     fn front(&self) -> u64 {
-        let waiting = self.busy.first().copied().into_iter().chain(self.again);
-        waiting.min().unwrap_or(self.claim)
+        let waiting = self.busy.first().into_iter().chain(self.again.first());
+        waiting.min().copied().unwrap_or(self.claim)
+    }
+
+    /// Tries `step` again, and every other that has failed: the cause is likely the same.
+    fn retry(&mut self, step: u64) {
+        self.again.insert(step);
+        let failed = self.ready.iter().filter(|(_, outcome)| outcome.is_err());
+        self.again.extend(failed.map(|(step, _)| *step));
+        self.ready.retain(|_, outcome| outcome.is_ok());
     }
 }
 
@@ -295,7 +303,7 @@ impl Shared {
                 return None;
             }
             let fresh = state.claim < self.steps && state.claim - state.deliver < self.batches_max;
-            let step = state.again.take().or_else(|| {
+            let step = state.again.pop_first().or_else(|| {
                 state.claim += u64::from(fresh);
                 fresh.then(|| state.claim - 1)
             });

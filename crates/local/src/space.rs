@@ -41,7 +41,8 @@ impl LocalTier {
         };
         Ok(Usage {
             budget_bytes: self.budget_bytes(),
-            cached_bytes: sum("cache")? + sum("landing")?,
+            // In this order: a file that lands in between is counted twice, never not at all.
+            cached_bytes: sum("landing")? + sum("cache")?,
             staged_bytes: sum("staging")?,
             scratch_bytes: self.scratch_bytes()?,
         })
