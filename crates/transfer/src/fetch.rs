@@ -12,13 +12,21 @@
 //! A download whose digest does not match is read once more, since a byte may flip on the way; if
 //! it does not match again, the lake's object is damaged and the error says so.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use forebay_local::{CachedFile, Landing};
 use forebay_runtime::Cancelled;
 use forebay_types::ErrorKind;
 
 use crate::{Error, Object, Transfer, pieces};
+
+/// How long an urgent fetch waits for room that other landings hold: their objects can be evicted
+/// as soon as they have landed, unless their process died.
+const LANDING_PATIENCE: Duration = Duration::from_secs(30);
+const LANDING_POLL: Duration = Duration::from_millis(5);
 
 /// How soon an object is needed, which decides what may be evicted for it.
 #[derive(Clone, Copy, Debug)]
@@ -146,21 +154,35 @@ impl Transfer {
 
     /// Space for the object, made by evicting one other object after the other.
     fn reserve(&self, object: &Object, urgency: Urgency<'_>) -> Result<Option<Landing>, Error> {
+        let mut waited = Duration::ZERO;
         loop {
-            match self.local().land(object.digest, object.bytes) {
+            let full = match self.local().land(object.digest, object.bytes) {
                 Ok(landing) => return Ok(Some(landing)),
-                Err(error) if error.kind() == ErrorKind::Full => {
-                    if self.make_room(object.digest, &object.key, urgency.distance())? {
-                        continue;
-                    }
-                    return match urgency {
-                        Urgency::Ahead { .. } => Ok(None),
-                        Urgency::Now { .. } => Err(local("make room for", object)(error)),
-                    };
-                }
+                Err(error) if error.kind() == ErrorKind::Full => error,
                 Err(error) => return Err(local("land", object)(error)),
+            };
+            if self.make_room(object.digest, &object.key, urgency.distance())? {
+                continue;
             }
+            if matches!(urgency, Urgency::Ahead { .. }) {
+                return Ok(None);
+            }
+            if waited >= LANDING_PATIENCE || !self.may_fit(object)? {
+                return Err(local("make room for", object)(full));
+            }
+            urgency
+                .check(self)
+                .and_then(|()| self.runtime().sleep(LANDING_POLL))
+                .map_err(|source| Error::Cancelled { object: object.key.clone(), source })?;
+            waited += LANDING_POLL;
         }
+    }
+
+    /// Whether `object` fits once everything else in the cache, or on its way there, is gone.
+    fn may_fit(&self, object: &Object) -> Result<bool, Error> {
+        let usage = self.local().usage().map_err(Error::Tier)?;
+        let staying_bytes = usage.staged_bytes.saturating_add(usage.scratch_bytes);
+        Ok(object.bytes.saturating_add(staying_bytes) <= usage.budget_bytes)
     }
 }
 
