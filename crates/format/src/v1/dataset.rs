@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::record::Record;
 
-/// The number of shards one page lists.
-pub const SHARDS_PER_PAGE: u32 = 1024;
+/// The number of shards one page lists: with 256 batches to a shard a page stays below half of
+/// what a record may hold.
+pub const SHARDS_PER_PAGE: u32 = 256;
 
 /// One published version of a dataset.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -272,6 +273,12 @@ pub fn origin_key(digest: Digest) -> Key {
 #[must_use]
 pub fn quarantine_key(digest: Digest) -> Key {
     key(format!("shards/{digest}.quarantine.jsonl"))
+}
+
+/// Where a dataset's `tokenizer.json` lies, so that the dataset needs nothing from outside.
+#[must_use]
+pub fn tokenizer_key(digest: Digest) -> Key {
+    key(format!("shards/{digest}.tokenizer.json"))
 }
 
 fn key(text: String) -> Key {
