@@ -18,7 +18,7 @@
 //! in which slot that one stands, so that every step above is arithmetic: O(1) in time and memory
 //! for a dataset of any size. Nothing depends on the world size.
 
-use crate::permutation::{Keys, Purpose};
+use crate::permutation::{Keys, NARROW_MAX, Purpose};
 
 /// What decides an order, besides the dataset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,8 +121,12 @@ impl Order {
         let mut order = EpochOrder {
             grid: self.grid,
             keys: self.shuffle.then(|| (keys(Purpose::Shards), keys(Purpose::Rows))),
+            few_shards: Vec::new(),
             short_slot: 0,
         };
+        if self.grid.shards <= NARROW_MAX {
+            order.few_shards = (0..self.grid.shards).map(|slot| order.shard_at(slot)).collect();
+        }
         order.short_slot = order.slot_of(self.grid.shards - 1);
         order
     }
@@ -143,6 +147,8 @@ pub struct EpochOrder {
     grid: Grid,
     /// For shards and for rows; none when nothing is shuffled.
     keys: Option<(Keys, Keys)>,
+    /// The shard of each slot, when they are no more than [`NARROW_MAX`]: else it is computed.
+    few_shards: Vec<u32>,
     /// Where the last, shorter shard stands.
     short_slot: u64,
 }
@@ -225,6 +231,9 @@ impl EpochOrder {
 
     /// The shard in a slot of the permutation.
     pub(crate) fn shard_at(&self, slot: u64) -> u32 {
+        if let Some(shard) = self.few_shards.get(slot as usize) {
+            return *shard;
+        }
         let shard = match &self.keys {
             None => slot,
             Some((shards, _)) => shards.permutation(0, self.grid.shards).apply(slot),

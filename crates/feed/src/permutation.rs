@@ -18,6 +18,8 @@ const ROUNDS_WIDE: usize = 8;
 /// permutation evenly.
 const ROUNDS: usize = 24;
 const WIDE_BITS: u32 = 8;
+/// Up to so many elements a permutation takes the many rounds: worth a table where it is asked often.
+pub(crate) const NARROW_MAX: u64 = 1 << (WIDE_BITS - 1);
 const KEY_CONTEXT: &str = "forebay 2026-11-23 order v1 round keys";
 
 /// What a permutation shuffles: keys of one purpose say nothing about those of another.
@@ -48,12 +50,11 @@ impl Keys {
         for word in [seed, epoch, purpose as u64] {
             hasher.update(&word.to_le_bytes());
         }
-        let mut output = hasher.finalize_xof();
-        let mut word = || {
-            let mut bytes = [0; 8];
-            output.fill(&mut bytes);
-            u64::from_le_bytes(bytes)
-        };
+        let mut bytes = [0; ROUNDS * 3 * 8];
+        hasher.finalize_xof().fill(&mut bytes);
+        let (words, _) = bytes.as_chunks::<8>();
+        let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
+        let mut word = || words.next().expect("three words for each round");
         let mut rounds = [RoundKey::default(); ROUNDS];
         for round in &mut rounds {
             // Odd factors: a factor of 0 would forget its input.

@@ -88,7 +88,7 @@ impl Shelf {
         };
         let start = self.now();
         if shard.verify(rows.clone()).is_err() {
-            shard = self.repair(number, &shard, step)?;
+            shard = self.repair(number, shard.entry.clone(), Some(&shard), step)?;
             shard.verify(rows).map_err(|source| damaged(step, &shard.entry, source))?;
         }
         timeline.add(WaitCause::Local, start, self.now());
@@ -149,7 +149,7 @@ impl Shelf {
         let mapping = self.now();
         let shard = match OpenShard::new(entry, file, self.schema) {
             Ok(shard) => self.keep(number, shard),
-            Err(entry) => self.refetch(number, entry, step)?,
+            Err(entry) => self.repair(number, entry, None, step)?,
         };
         timeline.add(WaitCause::Local, mapping, self.now());
         Ok(shard)
@@ -160,19 +160,21 @@ impl Shelf {
         self.lock().entry(number).or_insert_with(|| Arc::new(shard)).clone()
     }
 
-    /// Fetches a damaged shard again, unless another thread just did.
+    /// Fetches a damaged shard again, unless another thread just did: then the one that is open is
+    /// not the one that was found `damaged`.
     fn repair(
         &self,
         number: u32,
-        damaged: &Arc<OpenShard>,
+        entry: Arc<ShardEntry>,
+        damaged: Option<&Arc<OpenShard>>,
         step: u64,
     ) -> Result<Arc<OpenShard>, Error> {
         let _guard = self.repair.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(current) = self.opened(number).filter(|open| !Arc::ptr_eq(open, damaged)) {
+        let other = |open: &Arc<OpenShard>| damaged.is_none_or(|one| !Arc::ptr_eq(one, open));
+        if let Some(current) = self.opened(number).filter(other) {
             return Ok(current);
         }
-        self.lock().remove(&number);
-        self.refetch(number, damaged.entry.clone(), step)
+        self.refetch(number, entry, step)
     }
 
     fn refetch(
@@ -190,7 +192,10 @@ impl Shelf {
         let reader = ShardReader::new(file, self.schema, object.as_str())
             .and_then(|reader| reader.check(&entry).map(|()| reader))
             .map_err(|source| damaged(step, &entry, source))?;
-        Ok(self.keep(number, OpenShard::from(entry, reader)))
+        // In the place of the damaged one, which another thread may have opened again meanwhile.
+        let shard = Arc::new(OpenShard::from(entry, reader));
+        self.lock().insert(number, shard.clone());
+        Ok(shard)
     }
 }
 
