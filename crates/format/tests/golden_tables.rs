@@ -4,13 +4,19 @@
 
 use std::{fs, path::PathBuf};
 
-use forebay_format::v1::{
-    dataset::TokenSchema,
-    origin::{OriginReader, OriginWriter, Span},
-    quarantine,
-    shard::{EncodedShard, ShardReader, ShardWriter},
+use forebay_format::{
+    record,
+    v1::{
+        dataset::{
+            DatasetManifest, ObjectEntry, RecordCounts, ShardEntry, ShardPage, SourceEntry,
+            SplitEntry, TokenSchema, TokenizerEntry,
+        },
+        origin::{OriginReader, OriginWriter, Span},
+        quarantine,
+        shard::{EncodedShard, ShardReader, ShardWriter},
+    },
 };
-use forebay_types::SampleId;
+use forebay_types::{Digest, Name, Nonce, SampleId, Split, Version};
 
 const SCHEMA: TokenSchema = TokenSchema { row_tokens: 6, token_bytes: 2 };
 const ROWS: u16 = 5;
@@ -51,6 +57,78 @@ fn origin() -> Vec<u8> {
     writer.finish().unwrap()
 }
 
+fn page() -> ShardPage {
+    let shard = shard();
+    let entry = ShardEntry {
+        digest: shard.digest,
+        bytes: shard.bytes.len() as u64,
+        rows: shard.rows,
+        batches: shard.batches,
+        origin: ObjectEntry { digest: Digest::of(b"origin"), bytes: 6 },
+    };
+    ShardPage { shards: vec![entry] }
+}
+
+fn manifest() -> DatasetManifest {
+    let object = |name: &str| ObjectEntry { digest: Digest::of(name.as_bytes()), bytes: 4 };
+    let split = |split, rows, shards, pages| SplitEntry {
+        split,
+        rows,
+        documents: rows,
+        rows_per_shard: 6,
+        rows_per_batch: 2,
+        shards,
+        pages,
+    };
+    DatasetManifest {
+        name: Name::new("golden").unwrap(),
+        version: Version::FIRST.next(),
+        parent: Some(Version::FIRST),
+        identity: Digest::of(b"identity"),
+        created_unix_ms: 1_767_225_600_000,
+        nonce: Nonce::from_bits(7),
+        recipe: serde_json::json!({ "seed": 1 }),
+        recipe_digest: Digest::of(b"recipe"),
+        tokenizer: TokenizerEntry {
+            kind: "byte".into(),
+            digest: Digest::of(b"tokenizer"),
+            vocabulary_size: 257,
+            end_of_document: 256,
+        },
+        schema: SCHEMA,
+        sources: vec![SourceEntry {
+            name: "a/b.jsonl.gz".into(),
+            bytes: 99,
+            digest: Digest::of(b"source"),
+            records: 9,
+        }],
+        splits: vec![
+            split(Split::Train, 5, 1, vec![Digest::of(b"page")]),
+            split(Split::Validation, 0, 0, vec![]),
+        ],
+        counts: RecordCounts {
+            read: 9,
+            kept: 5,
+            dropped: [("duplicate".into(), 2), ("empty".into(), 1)].into(),
+            quarantined: [("invalid_json".into(), 1)].into(),
+            tokens_cut: [(Split::Train, 3), (Split::Validation, 0)].into(),
+        },
+        quarantine: Some(object("quarantine")),
+    }
+}
+
+#[test]
+fn the_first_manifest_and_page_are_still_read_and_still_written_alike() {
+    let bytes = fs::read(golden("dataset.json")).unwrap();
+    let (found, digest) = record::decode::<DatasetManifest>(&bytes, "golden dataset").unwrap();
+    assert_eq!(found, manifest());
+    assert_eq!(record::encode(&manifest()).unwrap(), (bytes, digest));
+    let bytes = fs::read(golden("page.json")).unwrap();
+    let (found, digest) = record::decode::<ShardPage>(&bytes, "golden page").unwrap();
+    assert_eq!(found, page());
+    assert_eq!(record::encode(&page()).unwrap(), (bytes, digest));
+}
+
 #[test]
 fn the_first_shard_is_still_read_and_still_written_alike() {
     let bytes = fs::read(golden("shard.arrow")).unwrap();
@@ -89,7 +167,12 @@ fn the_first_quarantine_file_is_still_read() {
 #[test]
 #[ignore = "run by hand when a format is added"]
 fn write_what_is_missing() {
-    let files = [("shard.arrow", shard().bytes), ("origin.arrow", origin())];
+    let files = [
+        ("shard.arrow", shard().bytes),
+        ("origin.arrow", origin()),
+        ("dataset.json", record::encode(&manifest()).unwrap().0),
+        ("page.json", record::encode(&page()).unwrap().0),
+    ];
     for (name, bytes) in files.into_iter().filter(|(name, _)| !golden(name).exists()) {
         fs::write(golden(name), bytes).unwrap();
     }

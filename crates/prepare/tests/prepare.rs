@@ -181,7 +181,7 @@ proptest! {
 
     #[test]
     fn a_dataset_is_what_the_plain_model_says(files in files(), workers in 1usize..4) {
-        let world = World::new();
+        let world = World::in_memory();
         write(&world, &files);
         let model = model(&files);
         let prepared = world.prepare(&recipe(), workers).unwrap();
@@ -233,7 +233,7 @@ proptest! {
     #[test]
     fn neither_workers_nor_memory_change_a_byte(files in files()) {
         let outcome = |workers, memory_bytes| {
-            let world = World::new();
+            let world = World::in_memory();
             write(&world, &files);
             let prepared = world.prepare_from(&world.raw(), &recipe(), workers, memory_bytes);
             let mut manifest = prepared.unwrap().manifest;

@@ -36,6 +36,13 @@ impl World {
         Self::with_budget(1 << 30)
     }
 
+    /// With a lake in memory, for tests that prepare very often: a directory syncs every object.
+    pub fn in_memory() -> Self {
+        let mut world = Self::new();
+        world.lake = Lake::open("memory://", &world.runtime).unwrap();
+        world
+    }
+
     pub fn with_budget(budget_bytes: u64) -> Self {
         let root = tempfile::tempdir().unwrap();
         let runtime = Runtime::system();
