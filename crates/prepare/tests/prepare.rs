@@ -290,7 +290,8 @@ fn damaged_streams_keep_what_was_good_and_are_counted() {
     for (name, bytes) in cases {
         let world = World::new();
         std::fs::write(world.raw().join(name), bytes).unwrap();
-        let manifest = world.prepare(&recipe(), 2).unwrap().manifest;
+        let recipe = Recipe { shard_bytes: 1 << 16, batch_bytes: 1 << 12, ..recipe() };
+        let manifest = world.prepare(&recipe, 2).unwrap().manifest;
         assert_eq!(manifest.counts.quarantined["damaged_stream"], 1, "{name}");
         let entry = world.quarantined(&manifest).pop().unwrap();
         assert_eq!((entry.source.as_str(), entry.reason), (name, Reason::DamagedStream));
