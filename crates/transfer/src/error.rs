@@ -40,6 +40,26 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// A byte could not be moved from staging to the lake.
+    #[error("cannot copy the staged {name} to {key} in the lake")]
+    Drain {
+        /// The staged file.
+        name: Key,
+        /// Where it goes.
+        key: Key,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A staged file changed on this node's disk before the lake had it.
+    #[error(
+        "the staged {name} on the local tier is damaged: it does not have the digest it was \
+         staged with; remove it, and the run resumes from the checkpoint before it"
+    )]
+    StagedDamaged {
+        /// The staged file.
+        name: Key,
+    },
     /// The local tier could not say what it holds.
     #[error("cannot look into the local tier")]
     Tier(#[source] forebay_local::Error),
@@ -124,9 +144,11 @@ impl Error {
             Self::Lake { source, .. } => source.kind(),
             Self::Local { source, .. } | Self::Tier(source) => source.kind(),
             Self::Format { source, .. } => source.kind(),
-            Self::Write { source, .. } => ErrorKind::of_io(source),
+            Self::Write { source, .. } | Self::Drain { source, .. } => ErrorKind::of_io(source),
             // A manifest is there and relies on it, so the lake lost it: nothing to be looked up.
-            Self::Damaged { .. } | Self::Missing { .. } => ErrorKind::Corrupt,
+            Self::Damaged { .. } | Self::Missing { .. } | Self::StagedDamaged { .. } => {
+                ErrorKind::Corrupt
+            }
             Self::NoDataset { .. } | Self::NoVersion { .. } => ErrorKind::NotFound,
             Self::BudgetTooSmall { .. } => ErrorKind::Invalid,
             Self::Cancelled { .. } => ErrorKind::Interrupted,

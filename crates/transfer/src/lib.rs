@@ -15,6 +15,7 @@
 //! the landing lock died with its process. There is nothing to repair.
 
 pub mod dataset;
+mod drain;
 mod error;
 mod fetch;
 mod object;

@@ -1,5 +1,6 @@
 //! Version 1 of every format. `docs/format/` draws the bytes.
 
+pub mod checkpoint;
 pub mod dataset;
 pub mod evaluation;
 pub mod journal;
@@ -8,3 +9,4 @@ pub mod package;
 pub mod quarantine;
 pub mod run;
 pub mod shard;
+pub mod tensors;

@@ -1,0 +1,264 @@
+//! Tensor files: plain safetensors (<https://huggingface.co/docs/safetensors>), no pickle, ever.
+//!
+//! ```text
+//! 8 bytes   length of the header, little-endian
+//! header    JSON: {"<name>":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},…}, then spaces,
+//!           so that the data starts at a multiple of 64
+//! data      the tensors, without gaps: the widest elements first, then by name
+//! ```
+//!
+//! Widest first keeps every tensor aligned to its own elements, so a memory map of the file can
+//! be used as it is. The bytes depend on names, types, shapes and values alone.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// The longest header that is written or read.
+pub const HEADER_BYTES_MAX: u64 = 64 << 20;
+const ALIGNMENT_BYTES: usize = 64;
+const LENGTH_BYTES: u64 = 8;
+
+/// The type of a tensor's elements, as safetensors spells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "each is a letter and a number of bits")]
+pub enum Dtype {
+    #[serde(rename = "F64")]
+    F64,
+    #[serde(rename = "F32")]
+    F32,
+    #[serde(rename = "F16")]
+    F16,
+    #[serde(rename = "BF16")]
+    BF16,
+    #[serde(rename = "I64")]
+    I64,
+    #[serde(rename = "I32")]
+    I32,
+    #[serde(rename = "I16")]
+    I16,
+    #[serde(rename = "I8")]
+    I8,
+    #[serde(rename = "U64")]
+    U64,
+    #[serde(rename = "U32")]
+    U32,
+    #[serde(rename = "U16")]
+    U16,
+    #[serde(rename = "U8")]
+    U8,
+    #[serde(rename = "BOOL")]
+    Bool,
+}
+
+impl Dtype {
+    /// The bytes of one element.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        match self {
+            Self::F64 | Self::I64 | Self::U64 => 8,
+            Self::F32 | Self::I32 | Self::U32 => 4,
+            Self::F16 | Self::BF16 | Self::I16 | Self::U16 => 2,
+            Self::I8 | Self::U8 | Self::Bool => 1,
+        }
+    }
+}
+
+/// A tensor without its values.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TensorSpec {
+    /// Its name.
+    pub name: String,
+    /// The type of its elements.
+    pub dtype: Dtype,
+    /// Its shape; a scalar has none.
+    pub shape: Vec<u64>,
+}
+
+impl TensorSpec {
+    /// The bytes of its values; `None` when no machine could hold them.
+    #[must_use]
+    pub fn bytes(&self) -> Option<u64> {
+        self.shape.iter().try_fold(self.dtype.bytes(), |bytes, &side| bytes.checked_mul(side))
+    }
+}
+
+/// Where a tensor lies in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorPlace {
+    /// The tensor.
+    pub spec: TensorSpec,
+    /// Where its values start in the file.
+    pub offset: u64,
+    /// How long they are.
+    pub bytes: u64,
+}
+
+/// A file that is about to be written.
+#[derive(Clone, Debug)]
+pub struct TensorPlan {
+    /// What stands before the data: length, JSON, spaces.
+    pub header: Vec<u8>,
+    /// The tensors in the order of their data, each with its index in what was planned.
+    pub places: Vec<(usize, TensorPlace)>,
+    /// The length of the whole file.
+    pub file_bytes: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HeaderEntry {
+    dtype: Dtype,
+    shape: Vec<u64>,
+    data_offsets: [u64; 2],
+}
+
+/// Plans a file that holds `specs`.
+///
+/// # Errors
+/// [`Error::Unwritable`] for two tensors of one name, a name the format reserves, or a tensor no
+/// machine could hold.
+pub fn plan(specs: &[TensorSpec]) -> Result<TensorPlan, Error> {
+    let refuse = |what: String| Error::Unwritable { object: "a tensor file".into(), what };
+    let mut order: Vec<usize> = (0..specs.len()).collect();
+    order.sort_by(|&a, &b| {
+        let key = |index: usize| (std::cmp::Reverse(specs[index].dtype.bytes()), &specs[index].name);
+        key(a).cmp(&key(b))
+    });
+    let mut header = BTreeMap::new();
+    let mut ranges = Vec::with_capacity(order.len());
+    let mut end = 0u64;
+    for &index in &order {
+        let spec = &specs[index];
+        let bytes = spec.bytes().and_then(|bytes| Some((bytes, end.checked_add(bytes)?)));
+        let Some((bytes, next)) = bytes else {
+            return Err(refuse(format!("tensor `{}` of shape {:?} is too large", spec.name, spec.shape)));
+        };
+        let entry =
+            HeaderEntry { dtype: spec.dtype, shape: spec.shape.clone(), data_offsets: [end, next] };
+        if spec.name == "__metadata__" || header.insert(spec.name.clone(), entry).is_some() {
+            return Err(refuse(format!("the name `{}` is taken", spec.name)));
+        }
+        ranges.push((index, end, bytes));
+        end = next;
+    }
+    let mut json = serde_json::to_vec(&header).map_err(|error| refuse(error.to_string()))?;
+    let unpadded = json.len() + LENGTH_BYTES as usize;
+    json.resize(json.len() + unpadded.next_multiple_of(ALIGNMENT_BYTES) - unpadded, b' ');
+    if json.len() as u64 > HEADER_BYTES_MAX {
+        return Err(refuse(format!("a header of {} bytes", json.len())));
+    }
+    let start = LENGTH_BYTES + json.len() as u64;
+    let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+    bytes.append(&mut json);
+    let place = |(index, offset, bytes): (usize, u64, u64)| {
+        (index, TensorPlace { spec: specs[index].clone(), offset: start + offset, bytes })
+    };
+    Ok(TensorPlan {
+        header: bytes,
+        places: ranges.into_iter().map(place).collect(),
+        file_bytes: start + end,
+    })
+}
+
+/// The length of the header's JSON, from the first eight bytes of a file.
+///
+/// # Errors
+/// [`Error::Damaged`] when no header of that length is accepted.
+pub fn header_bytes(first: [u8; 8], object: &str) -> Result<u64, Error> {
+    let bytes = u64::from_le_bytes(first);
+    if bytes <= HEADER_BYTES_MAX {
+        return Ok(bytes);
+    }
+    Err(Error::damaged(object, format!("its header would have {bytes} bytes")))
+}
+
+/// The tensors of a file of `file_bytes`, in the order of their data, from its header's JSON.
+///
+/// # Errors
+/// [`Error::Damaged`] when ranges overlap, leave gaps, leave the file, or do not fit their shapes.
+pub fn parse(json: &[u8], file_bytes: u64, object: &str) -> Result<Vec<TensorPlace>, Error> {
+    let damaged = |what: String| Error::damaged(object, what);
+    let mut header: BTreeMap<String, serde_json::Value> =
+        serde_json::from_slice(json).map_err(|error| damaged(error.to_string()))?;
+    header.remove("__metadata__");
+    let start = LENGTH_BYTES + json.len() as u64;
+    let mut places = Vec::with_capacity(header.len());
+    for (name, value) in header {
+        let entry: HeaderEntry =
+            serde_json::from_value(value).map_err(|error| damaged(format!("`{name}`: {error}")))?;
+        let spec = TensorSpec { name, dtype: entry.dtype, shape: entry.shape };
+        let [from, to] = entry.data_offsets;
+        let bytes = to.checked_sub(from).filter(|bytes| spec.bytes() == Some(*bytes));
+        let offset = start.checked_add(from);
+        let (Some(bytes), Some(offset)) = (bytes, offset) else {
+            return Err(damaged(format!("`{}` does not have the bytes of its shape", spec.name)));
+        };
+        places.push(TensorPlace { spec, offset, bytes });
+    }
+    places.sort_by_key(|place| (place.offset, place.bytes));
+    let mut end = start;
+    for place in &places {
+        if place.offset != end {
+            return Err(damaged(format!("`{}` does not follow the tensor before it", place.spec.name)));
+        }
+        end = end.saturating_add(place.bytes);
+    }
+    if end == file_bytes { Ok(places) } else { Err(damaged(format!("{file_bytes} bytes instead of {end}"))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(name: &str, dtype: Dtype, shape: &[u64]) -> TensorSpec {
+        TensorSpec { name: name.into(), dtype, shape: shape.to_vec() }
+    }
+
+    #[test]
+    fn a_planned_header_is_parsed_back_and_every_tensor_is_aligned() {
+        let specs = [
+            spec("b", Dtype::U8, &[3]),
+            spec("a", Dtype::F32, &[2, 3]),
+            spec("scalar", Dtype::F64, &[]),
+            spec("empty", Dtype::BF16, &[0, 7]),
+        ];
+        let plan = plan(&specs).unwrap();
+        assert_eq!(plan.header.len() % 64, 0);
+        let parsed = parse(&plan.header[8..], plan.file_bytes, "x").unwrap();
+        let planned: Vec<_> = plan.places.iter().map(|(_, place)| place.clone()).collect();
+        assert_eq!(parsed, planned);
+        for place in parsed {
+            assert_eq!(place.offset % place.spec.dtype.bytes(), 0, "{place:?}");
+        }
+    }
+
+    #[test]
+    fn names_that_clash_and_tensors_beyond_memory_are_refused() {
+        let clash = [spec("a", Dtype::U8, &[1]), spec("a", Dtype::F32, &[1])];
+        assert!(plan(&clash).unwrap_err().to_string().contains("`a`"));
+        assert!(plan(&[spec("__metadata__", Dtype::U8, &[1])]).is_err());
+        assert!(plan(&[spec("a", Dtype::F64, &[u64::MAX, 2])]).is_err());
+    }
+
+    #[test]
+    fn hostile_headers_are_refused_without_a_panic() {
+        let hostile = [
+            r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#,
+            r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,7]}}"#,
+            r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#,
+            r#"{"a":{"dtype":"F32","shape":[18446744073709551615,4],"data_offsets":[0,8]}}"#,
+            r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[18446744073709551607,18446744073709551615]}}"#,
+            r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[2,6]}}"#,
+            r#"{"a":{"dtype":"X9","shape":[2],"data_offsets":[0,8]}}"#,
+            "[", "{}x", "",
+        ];
+        for json in hostile {
+            assert!(parse(json.as_bytes(), 8 + json.len() as u64 + 8, "x").is_err(), "{json}");
+        }
+        assert!(header_bytes([255; 8], "x").is_err());
+    }
+}
