@@ -70,26 +70,26 @@ impl LanguageModelScorer {
         let rows = Rows::new(tokens, &self.shape)?;
         let lanes = lanes::cut(rows.count(), self.lanes);
         let scores = lanes::across(&self.runtime, &lanes, |lane| self.lane(rows, &lane));
-        let predictions = rows.predictions() as u64;
-        let none = Score { predictions, loss_sum: 0.0, correct: 0 };
-        Ok(scores.into_iter().fold(none, |score, (loss_sum, correct)| Score {
-            loss_sum: score.loss_sum + loss_sum,
-            correct: score.correct + correct,
-            ..score
-        }))
+        let mut total = Score::default();
+        scores.into_iter().for_each(|score| total += score);
+        Ok(total)
     }
 
-    /// The summed loss of a lane, added up in 64 bits, and its correct predictions.
-    fn lane(&self, rows: Rows<'_>, lane: &Range<usize>) -> (f64, u64) {
+    /// Scores one lane; losses are added up in 64 bits.
+    fn lane(&self, rows: Rows<'_>, lane: &Range<usize>) -> Score {
         let device = crate::device();
         let model = Model::over(&self.shape, self.parameters.values());
         let inputs = rows.inputs(lane, self.shape.lookback_tokens, &device);
         let logits = model.logits(inputs, &self.bias);
         let targets = rows.targets(lane, &device);
+        let [predictions, _] = targets.dims();
         let hits = logits.clone().argmax(1).equal(targets.clone()).int().sum();
         let likelihoods = activation::log_softmax(logits, 1).gather(1, targets);
-        let loss_sum = -likelihoods.into_data().iter::<f64>().sum::<f64>();
-        (loss_sum, hits.into_scalar::<i64>() as u64)
+        Score {
+            predictions: predictions as u64,
+            loss_sum: -likelihoods.into_data().iter::<f64>().sum::<f64>(),
+            correct: hits.into_scalar::<i64>() as u64,
+        }
     }
 }
 
@@ -101,5 +101,9 @@ impl Scorer for LanguageModelScorer {
     fn score(&mut self, batch: &Batch) -> Result<Score, Box<dyn std::error::Error + Send + Sync>> {
         let tokens: Vec<u32> = batch.tokens().collect();
         Ok(self.score_tokens(&tokens)?)
+    }
+
+    fn device(&self) -> String {
+        crate::DEVICE.to_owned()
     }
 }

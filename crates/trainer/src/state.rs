@@ -62,8 +62,11 @@ pub(crate) fn encode<'a>(
     })
 }
 
+// Checkpoints are little-endian, and so are the machines: weights go out as they lie in memory.
+const _: () = assert!(cfg!(target_endian = "little"));
+
 fn little_endian(value: &Tensor<2>) -> Vec<u8> {
-    value.to_data().iter::<f32>().flat_map(f32::to_le_bytes).collect()
+    value.to_data().as_bytes().to_vec()
 }
 
 /// The tensors of one checkpoint, taken out by name until none may be left.
