@@ -1,8 +1,11 @@
 //! Clearing: the tier is emptied for the next job, and nothing is lost.
 
-use std::fs;
+use std::{fs, io::ErrorKind};
 
-use crate::{Error, LocalTier, files, tier::FOLDERS};
+use crate::{
+    Error, LocalTier, files,
+    tier::{FOLDERS, LOCKS},
+};
 
 /// Names that an error lists at most.
 const NAMES_MAX: usize = 10;
@@ -23,8 +26,8 @@ impl LocalTier {
     /// [`Error::Undrained`] while anything staged has not reached the lake, [`Error::InUse`] while
     /// a live process lands, stages or works; then nothing is removed.
     pub fn clear(&self) -> Result<Cleared, Error> {
-        self.make_folders()?;
         let lock = self.lock_space()?;
+        self.make_folders()?;
         self.require_drained()?;
         self.require_idle()?;
         let mut cleared = Cleared::default();
@@ -34,9 +37,14 @@ impl LocalTier {
                 cleared.bytes += bytes;
             })?;
         }
-        for name in FOLDERS {
+        // The locks go last: they mark the directory as a tier until nothing else is in it.
+        for name in FOLDERS.into_iter().rev() {
             let path = self.folder(name);
-            fs::remove_dir_all(&path).map_err(Error::at("remove", &path))?;
+            match fs::remove_dir_all(&path) {
+                // Somebody who waited for a lock made it anew, and uses an empty tier.
+                Err(error) if name == LOCKS && error.kind() == ErrorKind::DirectoryNotEmpty => {}
+                result => result.map_err(Error::at("remove", &path))?,
+            }
         }
         drop(lock);
         Ok(cleared)

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use forebay_types::{Digest, ErrorKind, Key};
+use forebay_types::{Digest, ErrorKind, Key, NameError};
 
 /// A failure of the local tier.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +37,37 @@ pub enum Error {
         /// The budget.
         budget_bytes: u64,
     },
+    /// The disk under the tier leaves no room, though the budget would.
+    #[error(
+        "the disk under the local tier is full: cannot {act} {}; free space on that disk, or put \
+         the tier on another one",
+        path.display()
+    )]
+    DiskFull {
+        /// What was tried.
+        act: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A directory that holds something else.
+    #[error(
+        "{} is no local tier, and not empty: it holds {}; name an empty directory, since clearing \
+         a tier removes what is in it",
+        directory.display(),
+        path.display()
+    )]
+    Foreign {
+        /// The directory that was to be opened.
+        directory: PathBuf,
+        /// Something in it.
+        path: PathBuf,
+    },
+    /// A name for working space that cannot be part of a path.
+    #[error("cannot make working space on the local tier")]
+    Scratch(#[source] NameError),
     /// A budget that holds nothing.
     #[error("a local tier of {0} bytes holds nothing; raise local_budget_bytes")]
     Budget(u64),
@@ -90,12 +121,11 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::File { source, .. } => match ErrorKind::of_io(source) {
-                ErrorKind::Full => ErrorKind::Full,
                 ErrorKind::Invalid => ErrorKind::Invalid,
                 _ => ErrorKind::Unavailable,
             },
-            Self::Full { .. } => ErrorKind::Full,
-            Self::Budget(_) => ErrorKind::Invalid,
+            Self::Full { .. } | Self::DiskFull { .. } => ErrorKind::Full,
+            Self::Budget(_) | Self::Foreign { .. } | Self::Scratch(_) => ErrorKind::Invalid,
             Self::Corrupt { .. } => ErrorKind::Corrupt,
             Self::Overrun { .. } => ErrorKind::Internal,
             Self::NotStaged(_) => ErrorKind::NotFound,
@@ -106,6 +136,9 @@ impl Error {
     /// Makes an I/O error one of ours.
     pub(crate) fn at(act: &'static str, path: &Path) -> impl Fn(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::File { act, path: path.clone(), source }
+        move |source| match ErrorKind::of_io(&source) {
+            ErrorKind::Full => Self::DiskFull { act, path: path.clone(), source },
+            _ => Self::File { act, path: path.clone(), source },
+        }
     }
 }

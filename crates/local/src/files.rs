@@ -48,19 +48,28 @@ pub(crate) fn create_locked(path: &Path) -> Result<File, Error> {
 ///
 /// The file may be removed while we wait (the tier was cleared); a lock on a file without a name
 /// excludes nobody, so it is taken again on the one that has the name.
-pub(crate) fn lock(path: &Path) -> Result<File, Error> {
-    let lock = || -> io::Result<File> {
-        loop {
-            let mut options = OpenOptions::new();
-            let file = options.write(true).create(true).truncate(false).mode(0o600).open(path)?;
-            file.lock()?;
-            let (ours, named) = (file.metadata()?, fs::metadata(path));
-            if named.is_ok_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino())) {
-                return Ok(file);
-            }
+pub(crate) fn lock(folder: &Path, name: &str) -> Result<File, Error> {
+    let path = folder.join(name);
+    loop {
+        make_directory(folder)?;
+        match lock_once(&path) {
+            Ok(Some(file)) => return Ok(file),
+            Ok(None) => {}
+            // Cleared between the two lines above.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !folder.is_dir() => {}
+            Err(error) => return Err(Error::at("lock", &path)(error)),
         }
-    };
-    lock().map_err(Error::at("lock", path))
+    }
+}
+
+/// `None` when the file lost its name while its lock was waited for.
+fn lock_once(path: &Path) -> io::Result<Option<File>> {
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    file.lock()?;
+    let (ours, named) = (file.metadata()?, fs::metadata(path));
+    let same = named.is_ok_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino()));
+    Ok(same.then_some(file))
 }
 
 /// Whether a live process holds the lock of `path`.

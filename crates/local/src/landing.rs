@@ -36,9 +36,7 @@ impl LocalTier {
     /// When the lock file cannot be made.
     pub fn lock(&self, digest: Digest) -> Result<LandingLock, Error> {
         let name = format!("{:02x}", digest.as_bytes()[0]);
-        let folder = self.folder("locks");
-        files::make_directory(&folder)?;
-        Ok(LandingLock { _file: files::lock(&folder.join(name))? })
+        Ok(LandingLock { _file: files::lock(&self.folder("locks"), &name)? })
     }
 
     /// Reserves `bytes` for a file of this digest.
@@ -46,20 +44,13 @@ impl LocalTier {
     /// # Errors
     /// [`Error::Full`] when the budget has no room for it.
     pub fn land(&self, digest: Digest, bytes: u64) -> Result<Landing, Error> {
-        self.make_folders()?;
         let name = format!("{digest}-{}", self.runtime().nonce());
         let path = self.folder("landing").join(name);
         self.reserve(&digest.to_string(), bytes, || {
             let file = files::create_locked(&path)?;
-            let landing = Landing {
-                tier: self.clone(),
-                digest,
-                path,
-                file,
-                bytes,
-                seen: DigestWriter::new(),
-            };
-            space::extend(&landing.file, &landing.path, bytes)?;
+            let seen = DigestWriter::new();
+            let landing = Landing { tier: self.clone(), digest, path, file, bytes, seen };
+            space::allocate(&landing.file, &landing.path, bytes)?;
             Ok(landing)
         })
     }
@@ -80,7 +71,8 @@ impl Landing {
         if found != self.digest {
             return Err(corrupt(format!("they have the digest {found}")));
         }
-        // Not synced: a cached file can be had again, and every reader checks what it uses.
+        // Not synced, which would halve the speed: a cached file can be had again, and every reader
+        // checks what it uses.
         let path = self.tier.cache_path(self.digest);
         fs::rename(&self.path, &path).map_err(Error::at("name", &path))?;
         CachedFile::map(self.digest, &self.file).map_err(Error::at("map", &path))

@@ -8,6 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use forebay_types::Name;
+
 use crate::{Error, LocalTier, files, space};
 
 /// The file that is locked by the owner, and whose length is the reservation.
@@ -25,12 +27,13 @@ impl LocalTier {
     /// A new directory to work in, with nothing reserved yet.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When `name` is no [`Name`], or the directory cannot be made.
     pub fn scratch(&self, name: &str) -> Result<Scratch, Error> {
-        self.make_folders()?;
+        let name = Name::new(name).map_err(Error::Scratch)?;
         let path = self.folder("scratch").join(format!("{name}-{}", self.runtime().nonce()));
         // The lock keeps a process that opens the tier from taking it for a leftover.
         let _lock = self.lock_space()?;
+        self.make_folders()?;
         files::make_directory(&path)?;
         let owner = files::create_locked(&path.join(OWNER))?;
         Ok(Scratch { tier: self.clone(), path, owner })
@@ -61,7 +64,7 @@ impl Scratch {
         let path = self.path.join(OWNER);
         self.tier.reserve("scratch", bytes, || {
             let held = self.owner.metadata().map_err(Error::at("look at", &path))?.len();
-            space::extend(&self.owner, &path, held + bytes)
+            space::note(&self.owner, &path, held.saturating_add(bytes))
         })
     }
 }

@@ -6,6 +6,8 @@
 
 use std::{fs::File, path::Path};
 
+use rustix::{fs::FallocateFlags, io::Errno};
+
 use crate::{Error, LocalTier, files};
 
 /// How the budget is used, in bytes.
@@ -55,22 +57,48 @@ impl LocalTier {
         bytes: u64,
         make: impl FnOnce() -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let _lock = self.lock_space()?;
-        let used_bytes = self.usage()?.used_bytes();
+        let lock = self.lock_space()?;
+        self.make_folders()?;
         let budget_bytes = self.budget_bytes();
-        if used_bytes.saturating_add(bytes) > budget_bytes {
+        let fits = |used_bytes: u64| used_bytes.saturating_add(bytes) <= budget_bytes;
+        let mut used_bytes = self.usage()?.used_bytes();
+        // Another process may have died since this one opened the tier.
+        if !fits(used_bytes) && self.recover(&lock)? {
+            used_bytes = self.usage()?.used_bytes();
+        }
+        if !fits(used_bytes) {
             let object = object.to_owned();
             return Err(Error::Full { object, needed_bytes: bytes, used_bytes, budget_bytes });
         }
         make()
     }
 
-    pub(crate) fn lock_space(&self) -> Result<File, Error> {
-        files::lock(&self.folder("locks").join("space"))
+    /// Whoever holds this may make, name and sum up files; everybody else waits.
+    pub(crate) fn lock_space(&self) -> Result<SpaceLock, Error> {
+        Ok(SpaceLock { _file: files::lock(&self.folder("locks"), "space")? })
     }
 }
 
-/// Gives `file` its whole length at once, so that the ledger counts it from now on.
-pub(crate) fn extend(file: &File, path: &Path, bytes: u64) -> Result<(), Error> {
+/// Proof that this process alone changes what is taken. Dies with it.
+#[derive(Debug)]
+pub(crate) struct SpaceLock {
+    _file: File,
+}
+
+/// Gives `file` its whole length and its place on the disk at once: the ledger counts it from now
+/// on, and a full disk is met here and not in the middle of a file.
+pub(crate) fn allocate(file: &File, path: &Path, bytes: u64) -> Result<(), Error> {
+    if bytes == 0 {
+        return Ok(());
+    }
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
+        // Not every file system can; then the length alone is given.
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => note(file, path, bytes),
+        result => result.map_err(|error| Error::at("reserve space for", path)(error.into())),
+    }
+}
+
+/// Gives `file` a length without a place on the disk: a number that the ledger counts.
+pub(crate) fn note(file: &File, path: &Path, bytes: u64) -> Result<(), Error> {
     file.set_len(bytes).map_err(Error::at("reserve space for", path))
 }

@@ -40,7 +40,6 @@ impl LocalTier {
     /// # Errors
     /// [`Error::Full`] when the budget has no room for it; nothing staged is ever evicted.
     pub fn stage(&self, name: &Key, bytes: u64) -> Result<StagedWriter, Error> {
-        self.make_folders()?;
         let incoming = format!(".incoming-{}", self.runtime().nonce());
         let temporary = self.folder("staging").join(incoming);
         self.reserve(name.as_str(), bytes, || {
@@ -53,7 +52,7 @@ impl LocalTier {
                 reserved_bytes: bytes,
                 written_bytes: 0,
             };
-            space::extend(&writer.file, &writer.temporary, bytes)?;
+            space::allocate(&writer.file, &writer.temporary, bytes)?;
             Ok(writer)
         })
     }
@@ -94,12 +93,14 @@ impl LocalTier {
     /// When it cannot be removed.
     pub fn release(&self, name: &Key) -> Result<(), Error> {
         let path = self.staged_path(name);
+        // Nobody may be about to name a file in a directory that is removed here.
+        let _lock = self.lock_space()?;
         if !files::remove(&path)? {
             return Ok(());
         }
         let root = self.folder("staging");
         let mut above = path.parent();
-        // A directory that got another file meanwhile is not empty and stays.
+        // A directory that holds another file is not empty and stays.
         while let Some(folder) = above.filter(|folder| *folder != root) {
             if fs::remove_dir(folder).is_err() {
                 return files::sync_directory(folder);
@@ -123,6 +124,9 @@ impl StagedWriter {
         };
         seal().map_err(Error::at("sync", &self.temporary))?;
         let folder = path.parent().unwrap_or(&path);
+        // Whoever sums up the tier sees the file under its old name or its new one, and no
+        // directory is pruned before the file is in it.
+        let _lock = self.tier.lock_space()?;
         files::make_directories(&self.tier.folder("staging"), folder)?;
         fs::rename(&self.temporary, &path).map_err(Error::at("name", &path))?;
         files::sync_directory(folder)

@@ -8,7 +8,7 @@ use std::{
 
 use forebay_runtime::Runtime;
 
-use crate::{Error, files};
+use crate::{Error, files, space::SpaceLock};
 
 /// One node's directory. Cloning is cheap and gives the same tier.
 #[derive(Clone)]
@@ -22,14 +22,19 @@ struct Shared {
     runtime: Runtime,
 }
 
-/// What a tier is made of, besides files on their way.
-pub(crate) const FOLDERS: [&str; 5] = ["cache", "landing", "staging", "scratch", "locks"];
+/// The directory that marks another as a local tier: made first, removed last.
+pub(crate) const LOCKS: &str = "locks";
+/// What a tier is made of, in the order in which it is made.
+pub(crate) const FOLDERS: [&str; 5] = [LOCKS, "cache", "landing", "staging", "scratch"];
+/// What a file system puts into its own root.
+const LOST_AND_FOUND: &str = "lost+found";
 
 impl LocalTier {
     /// Opens `directory` (made if its parent exists) and removes what dead processes left.
     ///
     /// # Errors
-    /// [`Error::Budget`] for a budget of nothing, [`Error::File`] when it cannot be written.
+    /// [`Error::Budget`] for a budget of nothing, [`Error::Foreign`] when the directory holds
+    /// something else, [`Error::File`] when it cannot be written.
     pub fn open(directory: &Path, budget_bytes: u64, runtime: &Runtime) -> Result<Self, Error> {
         if budget_bytes == 0 {
             return Err(Error::Budget(budget_bytes));
@@ -38,9 +43,27 @@ impl LocalTier {
         let directory = directory.canonicalize().map_err(Error::at("open", directory))?;
         let shared = Shared { directory, budget_bytes, runtime: runtime.clone() };
         let tier = Self { shared: Arc::new(shared) };
+        tier.refuse_foreign()?;
+        // Whoever makes a file on its way holds this lock until the file's own is held.
+        let lock = tier.lock_space()?;
         tier.make_folders()?;
-        tier.recover()?;
+        tier.recover(&lock)?;
+        drop(lock);
         Ok(tier)
+    }
+
+    /// A mistyped path must not make somebody's files ours to remove.
+    fn refuse_foreign(&self) -> Result<(), Error> {
+        let directory = self.directory();
+        let found = files::entries(directory)?;
+        let found = found.into_iter().find(|path| !path.ends_with(LOST_AND_FOUND));
+        match found {
+            // Asked after the entries were read: another process may be opening it too.
+            Some(path) if !self.folder(LOCKS).is_dir() => {
+                Err(Error::Foreign { directory: directory.into(), path })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The directory.
@@ -68,21 +91,21 @@ impl LocalTier {
         FOLDERS.iter().try_for_each(|name| files::make_directory(&self.folder(name)))
     }
 
-    /// Removes files on their way and scratch whose owner is dead.
-    fn recover(&self) -> Result<(), Error> {
-        // Whoever makes such a file holds this lock until its own is held.
-        let _lock = self.lock_space()?;
+    /// Removes files on their way and scratch whose owner is dead; says whether there were any.
+    pub(crate) fn recover(&self, _lock: &SpaceLock) -> Result<bool, Error> {
+        let mut removed = false;
         for path in self.on_their_way()? {
             if !files::is_locked(&path) {
-                files::remove(&path)?;
+                removed |= files::remove(&path)?;
             }
         }
         for path in files::entries(&self.folder("scratch"))? {
             if !files::is_locked(&path.join(crate::scratch::OWNER)) {
                 fs::remove_dir_all(&path).map_err(Error::at("remove", &path))?;
+                removed = true;
             }
         }
-        Ok(())
+        Ok(removed)
     }
 
     /// Files on their way into the cache or into staging.

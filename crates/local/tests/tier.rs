@@ -1,9 +1,12 @@
 //! The local tier against a plain model, across processes and after crashes.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::{
     collections::BTreeMap,
     env,
     io::Write,
+    os::unix::fs::MetadataExt,
     path::Path,
     process::{Command, Stdio},
 };
@@ -38,17 +41,25 @@ fn stage(tier: &LocalTier, name: &str, body: &[u8]) -> Result<(), Error> {
     writer.finish()
 }
 
-/// All files' lengths, as an outsider would add them up.
-fn bytes_on_disk(folder: &Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
-    entries
-        .map(|entry| entry.unwrap())
-        .map(|entry| match entry.metadata() {
-            Ok(metadata) if metadata.is_dir() => bytes_on_disk(&entry.path()),
-            Ok(metadata) => metadata.len(),
-            Err(_) => 0,
-        })
-        .sum()
+/// All files' lengths, as an outsider would add them up who lets nobody reserve meanwhile.
+fn bytes_on_disk(directory: &Path) -> u64 {
+    let space = std::fs::File::open(directory.join("locks/space")).unwrap();
+    space.lock().unwrap();
+    let mut files = BTreeMap::new();
+    add_files(directory, &mut files);
+    files.values().sum()
+}
+
+/// By inode: a file that gets its name in the cache meanwhile is met twice.
+fn add_files(folder: &Path, files: &mut BTreeMap<u64, u64>) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries.map(|entry| entry.unwrap()) {
+        match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => add_files(&entry.path(), files),
+            Ok(metadata) => drop(files.insert(metadata.ino(), metadata.len())),
+            Err(_) => {}
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -251,12 +262,77 @@ fn unusable_budgets_and_directories_are_named() {
     assert!(error.to_string().contains("file"), "{error}");
 }
 
+#[test]
+fn who_lives_takes_the_room_that_a_dead_process_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let beside = open(folder.path());
+    let mut child = start_child(folder.path(), "FOREBAY_TEST_DIE", "1");
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    assert!(lines.any(|line| line.unwrap().contains("ready")));
+    let body = content(3, BUDGET_BYTES);
+    assert_eq!(land(&beside, &body).unwrap_err().kind(), ErrorKind::Full);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    land(&beside, &body).unwrap();
+}
+
+#[test]
+fn somebody_else_s_directory_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let thesis = folder.path().join("cache/thesis");
+    std::fs::create_dir(folder.path().join("cache")).unwrap();
+    std::fs::write(&thesis, "years").unwrap();
+    let error = LocalTier::open(folder.path(), 10, &Runtime::system()).unwrap_err();
+    assert!(matches!(error, Error::Foreign { .. }), "{error:?}");
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert_eq!(std::fs::read(&thesis).unwrap(), b"years");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn working_space_cannot_be_named_out_of_the_tier() {
+    let folder = tempfile::tempdir().unwrap();
+    let tier = open(&folder.path().join("local"));
+    for name in ["../escaped", "", "/tmp/escaped", "a/b"] {
+        assert_eq!(tier.scratch(name).unwrap_err().kind(), ErrorKind::Invalid, "{name}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_full_disk_is_met_before_the_first_byte_and_is_no_full_budget() {
+    let folder = tempfile::tempdir().unwrap();
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+        .arg(folder.path())
+        .stderr(Stdio::null())
+        .status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: a small disk can be mounted by root alone");
+        return;
+    }
+    let tier = LocalTier::open(folder.path(), 1 << 30, &Runtime::system()).unwrap();
+    let landed = tier.land(Digest::of(b"large"), 8 << 20).unwrap_err();
+    let staged = tier.stage(&key("runs/a/large"), 8 << 20).unwrap_err();
+    let used_bytes = tier.usage().unwrap().used_bytes();
+    let small = stage(&tier, "runs/a/small", &[1; 1000]);
+    assert!(Command::new("umount").arg(folder.path()).status().unwrap().success());
+    for error in [landed, staged] {
+        assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
+        assert_eq!(error.kind(), ErrorKind::Full);
+        assert!(error.to_string().contains("free space on that disk"), "{error}");
+    }
+    assert_eq!(used_bytes, 0, "a failed reservation holds nothing");
+    small.unwrap();
+}
+
 /// The body of the child processes below: this test binary, started again.
 #[test]
 fn child() {
     let Ok(directory) = env::var("FOREBAY_TEST_TIER") else { return };
     let tier = open(Path::new(&directory));
     if env::var("FOREBAY_TEST_DIE").is_ok() {
+        let _lock = tier.lock(Digest::of(b"never")).unwrap();
         let mut landing = tier.land(Digest::of(b"never"), 300).unwrap();
         landing.write_all(&[1; 100]).unwrap();
         let mut staged = tier.stage(&key("runs/x/half"), 300).unwrap();
@@ -272,6 +348,12 @@ fn child() {
     let start: u8 = env::var("FOREBAY_TEST_START").unwrap().parse().unwrap();
     for round in 0..40u8 {
         let body = content(start.wrapping_add(round), 90);
+        let name = format!("runs/{start}/{}/rank-0", round % 5);
+        if round % 2 == 0 {
+            let _full = stage(&tier, &name, &body);
+        } else {
+            tier.release(&key(&name)).unwrap();
+        }
         if let Ok(digest) = land(&tier, &body) {
             let used = bytes_on_disk(Path::new(&directory));
             assert!(used <= BUDGET_BYTES, "{used} bytes");
@@ -315,6 +397,7 @@ fn a_killed_process_leaves_nothing_that_the_next_open_does_not_remove() {
     assert!(matches!(beside.clear().unwrap_err(), Error::InUse { .. }));
     child.kill().unwrap();
     child.wait().unwrap();
+    drop(beside.lock(Digest::of(b"never")).unwrap());
     let after = open(folder.path());
     assert_eq!(after.usage().unwrap().used_bytes(), 0);
     assert_eq!(after.staged().unwrap(), []);
