@@ -83,17 +83,22 @@ pub struct Measures {
     pub bits_per_byte: Option<f64>,
 }
 
-/// What was found about the scored samples not being among the training samples.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// That the scored samples were new to the model: what was compared, and what was found.
+///
+/// Each row's side file names the raw records it was made of. Every row of the training split was
+/// asked, whether or not training reached it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HeldOut {
-    /// Rows of the training split whose id was compared.
-    pub training_rows: u64,
-    /// Rows of the scored split whose id was compared.
+    /// Rows of the scored split.
     pub scored_rows: u64,
-    /// Rows in both. Anything but 0 refuses the evaluation.
-    pub shared_rows: u64,
-    /// Shards in both.
+    /// The raw records they were made of.
+    pub scored_records: u64,
+    /// Rows of the training split.
+    pub training_rows: u64,
+    /// Raw records behind rows of both splits. Anything but 0 refuses the evaluation.
+    pub shared_records: u64,
+    /// Shards in both splits. Anything but 0 refuses the evaluation.
     pub shared_shards: u64,
 }
 
@@ -244,8 +249,11 @@ impl Record for EvaluationRecord {
         if !same || self.passed != judged.iter().all(|outcome| outcome.passed) {
             return Err("its verdict is not what its gate says of its measures".into());
         }
-        if self.held_out.shared_rows != 0 {
-            return Err(format!("{} scored rows were trained on", self.held_out.shared_rows));
+        let HeldOut { shared_records, shared_shards, .. } = self.held_out;
+        if shared_records != 0 || shared_shards != 0 {
+            return Err(format!(
+                "{shared_records} records and {shared_shards} shards it scored were trained on"
+            ));
         }
         Ok(())
     }

@@ -5,14 +5,29 @@
 //! content, so two attempts never write into each other's files and a crashed one leaves only a
 //! directory that no manifest names.
 
-use forebay_types::{Digest, DigestWriter, Key, Name, Nonce, Sha256, Version};
+use forebay_types::{Digest, DigestWriter, Key, Name, Nonce, Sha256, Split, Version};
 use serde::{Deserialize, Serialize};
 
-use super::run::DatasetReference;
+use super::{
+    dataset::{RecordCounts, SourceEntry, TokenSchema, TokenizerEntry},
+    run::DatasetReference,
+};
 use crate::record::Record;
 
 /// The most files a package has.
 pub const FILES_MAX: usize = 4096;
+
+/// The file that holds the weights.
+pub const WEIGHTS: &str = "weights.safetensors";
+
+/// The file that `sha256sum -c` reads.
+pub const SUMS: &str = "SHA256SUMS";
+
+/// The files that follow from the others, and do not name the content.
+pub const DERIVED: [&str; 2] = [SUMS, WEIGHTS];
+
+/// Where a restored package keeps its manifest; no file of a package is called so.
+pub const MANIFEST: &str = "package.json";
 
 /// One published version of a model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +81,49 @@ pub struct PackageFile {
     pub sha256: Sha256,
 }
 
+/// `lineage.json`: what leads from a package to every raw record its model saw.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LineageRecord {
+    /// The links of the manifest.
+    pub package: PackageLineage,
+    /// The split it learned from.
+    pub split: Split,
+    /// The settings of the feed: with the dataset they say which samples each step saw.
+    pub feed: serde_json::Value,
+    /// How the samples were made.
+    pub recipe: serde_json::Value,
+    /// The digest of the recipe.
+    pub recipe_digest: Digest,
+    /// The tokenizer.
+    pub tokenizer: TokenizerEntry,
+    /// The shape of a sample.
+    pub schema: TokenSchema,
+    /// The raw objects, ordered by name.
+    pub sources: Vec<SourceEntry>,
+    /// What became of every raw record.
+    pub counts: RecordCounts,
+    /// The digest of what stands before the data of the weights' file: names, types, shapes.
+    pub weights_header: Digest,
+    /// The digest of each tensor's values, in the order of the file.
+    pub weights: Vec<WeightEntry>,
+}
+
+/// One tensor of the model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WeightEntry {
+    /// Its name.
+    pub name: String,
+    /// The digest of its values.
+    pub digest: Digest,
+}
+
+impl Record for LineageRecord {
+    const FORMAT: &'static str = "forebay.lineage";
+    const VERSION: u32 = 1;
+}
+
 impl Record for PackageManifest {
     const FORMAT: &'static str = "forebay.package";
     const VERSION: u32 = 1;
@@ -76,6 +134,9 @@ impl Record for PackageManifest {
         }
         if !self.files.is_sorted_by(|one, next| one.path < next.path) {
             return Err("its files are not in the order of their paths, each once".into());
+        }
+        if self.file(MANIFEST).is_some() {
+            return Err(format!("it lists {MANIFEST}, which is the manifest itself"));
         }
         if self.content != content_digest(&self.files) {
             return Err("its content is not what its files add up to".into());
@@ -99,11 +160,15 @@ impl PackageManifest {
 }
 
 /// What names a package's content: BLAKE3 over what `b3sum` prints for its files, in the order of
-/// their paths.
+/// their paths, without [`DERIVED`].
+///
+/// The weights are left out so that their directory is known before their first byte is read, and
+/// they can be digested and written in one pass. They are pinned all the same: `lineage.json`
+/// holds the digest of their header and of each tensor.
 #[must_use]
 pub fn content_digest(files: &[PackageFile]) -> Digest {
     let mut digest = DigestWriter::new();
-    for file in files {
+    for file in files.iter().filter(|file| !DERIVED.contains(&file.path.as_str())) {
         digest.update(format!("{}  {}\n", file.blake3, file.path).as_bytes());
     }
     digest.finish()
