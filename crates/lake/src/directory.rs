@@ -8,29 +8,39 @@
 //!
 //! An object is written to a private file, synced, and only then given its key: by `rename` for
 //! immutable payload, by a hard link for a create, which fails if the key is taken. The directories
-//! on the way are synced too, so what was reported is there after a power failure.
+//! on the way are synced too, so what was reported is there after a power failure. Symbolic links
+//! below the root are never followed, see [`crate::folder`].
 //!
 //! # After a crash
 //! Private files of a dead process, which no key can name. The next open removes those older than
 //! [`LEFTOVER_AGE`] whose owner is gone: a writer holds a lock on its file that dies with it.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    collections::HashSet,
+    fs::{self, File, TryLockError},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, UNIX_EPOCH},
 };
 
 use forebay_runtime::Runtime;
 use forebay_types::Key;
+use rustix::fs::FileType;
 
-use crate::{Created, Error, Listed, ObjectWriter, Store};
+use crate::{
+    Created, Error, Listed, ObjectWriter, Store,
+    folder::{self, Folder},
+};
 
 const INCOMING: &str = ".incoming";
 
 /// How old an abandoned private file is when it is removed.
 pub const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
+
+/// Directories remembered as synced; beyond that they are synced again.
+const SYNCED_MAX: usize = 4096;
 
 /// What to do about a root that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,12 +49,19 @@ pub(crate) enum Absent {
     Refuse,
 }
 
-/// A directory that holds objects.
-#[derive(Debug)]
+/// A directory that holds objects. Cloning is cheap and gives the same store.
+#[derive(Clone, Debug)]
 pub struct Directory {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
     root: PathBuf,
     url: String,
     runtime: Runtime,
+    /// Directories whose own name this store has synced: they need it once.
+    synced: Mutex<HashSet<String>>,
 }
 
 impl Directory {
@@ -59,7 +76,7 @@ impl Directory {
     pub(crate) fn open_or(root: &Path, absent: Absent, runtime: &Runtime) -> Result<Self, Error> {
         let at = |source| Error::Root { path: root.to_owned(), source };
         if absent == Absent::Make {
-            match make_directory(root) {
+            match fs::DirBuilder::new().mode(0o700).create(root) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists && !root.is_dir() => {
                     return Err(at(error));
                 }
@@ -67,96 +84,116 @@ impl Directory {
             }
         }
         let root = root.canonicalize().map_err(at)?;
-        if !root.is_dir() {
-            return Err(at(io::Error::from(io::ErrorKind::NotADirectory)));
-        }
         let url = format!("file://{}", root.display());
-        let store = Self { root, url, runtime: runtime.clone() };
-        store.sweep();
+        let (runtime, synced) = (runtime.clone(), Mutex::default());
+        let store = Self { shared: Arc::new(Shared { root, url, runtime, synced }) };
+        store.sweep(&store.root().map_err(at)?);
         Ok(store)
     }
 
-    fn path(&self, key: &Key) -> PathBuf {
-        self.root.join(key.as_str())
+    /// Opened anew each time, so that a root that was removed or unmounted is noticed; and what
+    /// cannot be reached is not absent.
+    fn root(&self) -> io::Result<Folder> {
+        Folder::root(&self.shared.root).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => io::Error::other("the lake's own directory is gone"),
+            _ => error,
+        })
     }
 
     fn failed(&self, act: &'static str, key: &Key) -> impl Fn(io::Error) -> Error {
-        let (key, place) = (key.clone(), self.path(key).display().to_string());
+        let place = self.shared.root.join(key.as_str()).display().to_string();
+        let key = key.clone();
         move |source| Error::Object { act, key: key.clone(), place: place.clone(), source }
     }
 
-    /// A private file, locked as long as its writer lives.
-    fn incoming(&self) -> io::Result<(PathBuf, File)> {
-        let folder = self.root.join(INCOMING);
-        match make_directory(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-        let path = folder.join(self.runtime.nonce().to_string());
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        file.lock()?;
-        Ok((path, file))
+    /// The directory that `path` names, the root if it is empty.
+    fn enter(&self, path: &str) -> io::Result<Folder> {
+        segments(path).try_fold(self.root()?, |folder, segment| folder.enter(segment))
     }
 
-    /// Makes the directories above `path` that are missing, and syncs those that got a new entry.
-    fn make_parents(&self, path: &Path) -> io::Result<()> {
-        let Some(parent) = path.parent() else { return Ok(()) };
-        let mut missing = Vec::new();
-        let mut above = parent;
-        while above != self.root && !above.is_dir() {
-            missing.push(above);
-            above = above.parent().unwrap_or(&self.root);
-        }
-        for folder in missing.into_iter().rev() {
-            match make_directory(folder) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                _ => sync_directory(folder.parent().unwrap_or(&self.root))?,
+    /// The same, made where it is missing. Each directory's name is synced, whoever made it:
+    /// another writer may have made it a moment ago and not have come to that.
+    fn make(&self, path: &str) -> io::Result<Folder> {
+        let (mut folder, mut so_far) = (self.root()?, String::new());
+        for segment in segments(path) {
+            so_far.push('/');
+            so_far.push_str(segment);
+            let (inner, is_new) = folder.make(segment)?;
+            if is_new || !self.synced().contains(&so_far) {
+                folder.sync()?;
+                self.remember_synced(&so_far);
             }
+            folder = inner;
         }
-        Ok(())
+        Ok(folder)
+    }
+
+    fn synced(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.shared.synced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember_synced(&self, path: &str) {
+        let mut synced = self.synced();
+        if synced.len() >= SYNCED_MAX {
+            synced.clear();
+        }
+        synced.insert(path.to_owned());
+    }
+
+    /// A private file, locked as long as its writer lives.
+    fn incoming(&self, key: &Key) -> io::Result<Incoming> {
+        let (folder, _) = self.root()?.make(INCOMING)?;
+        let name = self.shared.runtime.nonce().to_string();
+        let file = folder.new_file(&name)?;
+        let incoming = Incoming { store: self.clone(), key: key.clone(), folder, name, file };
+        incoming.file.lock()?;
+        Ok(incoming)
     }
 
     /// Removes what dead writers left. A leftover that cannot be removed costs space alone.
-    fn sweep(&self) {
-        let Ok(entries) = fs::read_dir(self.root.join(INCOMING)) else { return };
-        let now = Duration::from_millis(self.runtime.now().unix_ms());
-        for entry in entries.flatten() {
-            let old = entry
-                .metadata()
-                .and_then(|metadata| metadata.modified())
-                .ok()
-                .and_then(|modified| modified.duration_since(UNIX_EPOCH).ok())
-                .is_some_and(|modified| now.saturating_sub(modified) > LEFTOVER_AGE);
-            if old && is_abandoned(&entry.path()) {
-                let _kept = fs::remove_file(entry.path());
+    fn sweep(&self, root: &Folder) {
+        let Ok(folder) = root.enter(INCOMING) else { return };
+        let Ok(entries) = folder.entries() else { return };
+        let now = Duration::from_millis(self.shared.runtime.now().unix_ms());
+        for entry in entries.flatten().filter(|entry| entry.kind == FileType::RegularFile) {
+            if folder.file(&entry.name).is_ok_and(|file| is_abandoned(&file, now)) {
+                let _kept = folder.remove(&entry.name);
             }
         }
     }
 }
 
-/// Whether no process holds the file's lock.
-fn is_abandoned(path: &Path) -> bool {
-    let Ok(file) = File::open(path) else { return false };
-    !matches!(file.try_lock(), Err(TryLockError::WouldBlock))
+/// Whether a private file is old and no process holds its lock.
+fn is_abandoned(file: &File, now: Duration) -> bool {
+    let modified = file.metadata().and_then(|metadata| metadata.modified()).ok();
+    let old = modified
+        .and_then(|modified| modified.duration_since(UNIX_EPOCH).ok())
+        .is_some_and(|modified| now.saturating_sub(modified) > LEFTOVER_AGE);
+    old && !matches!(file.try_lock(), Err(TryLockError::WouldBlock))
 }
 
-fn make_directory(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().mode(0o700).create(path)
+fn segments(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter(|segment| !segment.is_empty())
 }
 
-fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+/// The directory part of a key and its last segment.
+fn split(key: &Key) -> (&str, &str) {
+    key.as_str().rsplit_once('/').unwrap_or(("", key.as_str()))
 }
 
 impl Store for Directory {
     fn url(&self) -> &str {
-        &self.url
+        &self.shared.url
     }
 
     fn size(&self, key: &Key) -> Result<Option<u64>, Error> {
-        match fs::metadata(self.path(key)) {
-            Ok(metadata) if metadata.is_file() => Ok(Some(metadata.len())),
-            Ok(_) => Ok(None),
+        let (above, name) = split(key);
+        match self.enter(above).and_then(|folder| folder.look(name)) {
+            Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
+                FileType::RegularFile => Ok(Some(stat.st_size.unsigned_abs())),
+                FileType::Symlink => Err(self.failed("look for", key)(folder::is_link(name))),
+                _ => Ok(None),
+            },
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(self.failed("look for", key)(error)),
         }
@@ -164,43 +201,26 @@ impl Store for Directory {
 
     fn read_range(&self, key: &Key, offset: u64, into: &mut [u8]) -> Result<(), Error> {
         let failed = self.failed("read", key);
-        let file = File::open(self.path(key)).map_err(&failed)?;
+        let (above, name) = split(key);
+        let file = self.enter(above).and_then(|folder| folder.file(name)).map_err(&failed)?;
         match file.read_exact_at(into, offset) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 let length = file.metadata().map_err(&failed)?.len();
-                Err(Error::Truncated {
-                    key: key.clone(),
-                    wanted: offset + into.len() as u64,
-                    length,
-                })
+                let wanted = offset.saturating_add(into.len() as u64);
+                Err(Error::Truncated { key: key.clone(), wanted, length })
             }
             result => result.map_err(failed),
         }
     }
 
     fn writer(&self, key: &Key) -> Result<Box<dyn ObjectWriter>, Error> {
-        let (temporary, file) = self.incoming().map_err(self.failed("write", key))?;
-        let store =
-            Self { root: self.root.clone(), url: self.url.clone(), runtime: self.runtime.clone() };
-        Ok(Box::new(Incoming { store, key: key.clone(), temporary, file }))
+        Ok(Box::new(self.incoming(key).map_err(self.failed("write", key))?))
     }
 
     fn create(&self, key: &Key, body: &[u8]) -> Result<Created, Error> {
-        let failed = self.failed("create", key);
-        let (temporary, file) = self.incoming().map_err(&failed)?;
-        let mut incoming = Incoming { store: self.share(), key: key.clone(), temporary, file };
-        incoming.write_all(body).map_err(&failed)?;
-        incoming.file.sync_all().map_err(&failed)?;
-        let path = self.path(key);
-        self.make_parents(&path).map_err(&failed)?;
-        match fs::hard_link(&incoming.temporary, &path) {
-            Ok(()) => {
-                sync_parent(&path).map_err(failed)?;
-                Ok(Created::New)
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Created::Exists),
-            Err(error) => Err(failed(error)),
-        }
+        self.incoming(key)
+            .and_then(|incoming| incoming.create(body))
+            .map_err(self.failed("create", key))
     }
 
     fn list(
@@ -208,9 +228,13 @@ impl Store for Directory {
         prefix: &str,
         visit: &mut dyn FnMut(Listed) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        // Only the directory that every match lies in is walked.
+        // Only the directory that every match lies in is walked. A prefix that no key can have
+        // matches nothing.
         let above = prefix.rsplit_once('/').map_or("", |(above, _)| above);
-        let mut folders = vec![self.root.join(above)];
+        if !above.is_empty() && Key::new(above).is_err() {
+            return Ok(());
+        }
+        let mut folders = vec![above.to_owned()];
         while let Some(folder) = folders.pop() {
             self.list_folder(&folder, &mut folders, prefix, visit)?;
         }
@@ -218,12 +242,14 @@ impl Store for Directory {
     }
 
     fn delete(&self, key: &Key) -> Result<bool, Error> {
-        let path = self.path(key);
-        match fs::remove_file(&path) {
-            Ok(()) => {
-                sync_parent(&path).map_err(self.failed("delete", key))?;
-                Ok(true)
-            }
+        let (above, name) = split(key);
+        let remove = || {
+            let folder = self.enter(above)?;
+            folder.remove(name)?;
+            folder.sync()
+        };
+        match remove() {
+            Ok(()) => Ok(true),
             Err(error) if is_absent(&error) => Ok(false),
             Err(error) => Err(self.failed("delete", key)(error)),
         }
@@ -231,40 +257,41 @@ impl Store for Directory {
 }
 
 impl Directory {
-    fn share(&self) -> Self {
-        Self { root: self.root.clone(), url: self.url.clone(), runtime: self.runtime.clone() }
-    }
-
     fn list_folder(
         &self,
-        folder: &Path,
-        folders: &mut Vec<PathBuf>,
+        path: &str,
+        folders: &mut Vec<String>,
         prefix: &str,
         visit: &mut dyn FnMut(Listed) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let failed = |source| Error::Root { path: folder.to_owned(), source };
-        let entries = match fs::read_dir(folder) {
+        let failed = |source| Error::Root { path: self.shared.root.join(path), source };
+        let folder = match self.enter(path) {
             Err(error) if is_absent(&error) => return Ok(()),
-            entries => entries.map_err(failed)?,
+            folder => folder.map_err(failed)?,
         };
-        for entry in entries {
+        for entry in folder.entries().map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            let Ok(kind) = entry.file_type() else { continue };
-            let path = entry.path();
-            let relative = path.strip_prefix(&self.root).ok().and_then(Path::to_str);
+            let text =
+                if path.is_empty() { entry.name.clone() } else { format!("{path}/{}", entry.name) };
             // What has no sound key is not an object: private files, foreign files.
-            let Some(key) = relative.and_then(|text| Key::new(text).ok()) else { continue };
-            if kind.is_dir() {
-                folders.push(path);
-            } else if kind.is_file() && key.as_str().starts_with(prefix) {
-                let Ok(metadata) = entry.metadata() else { continue };
-                let modified_unix_ms = u64::try_from(metadata.mtime()).unwrap_or(0) * 1000
-                    + u64::try_from(metadata.mtime_nsec()).unwrap_or(0) / 1_000_000;
-                visit(Listed { key, bytes: metadata.len(), modified_unix_ms })?;
+            let Ok(key) = Key::new(text) else { continue };
+            // Some file systems do not say in the directory what an entry is; gone is gone.
+            let Ok(stat) = folder.look(&entry.name) else { continue };
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => folders.push(key.as_str().to_owned()),
+                FileType::RegularFile if key.as_str().starts_with(prefix) => {
+                    let modified_unix_ms = unix_ms(stat.st_mtime, stat.st_mtime_nsec as i64);
+                    visit(Listed { key, bytes: stat.st_size.unsigned_abs(), modified_unix_ms })?;
+                }
+                _ => {}
             }
         }
         Ok(())
     }
+}
+
+fn unix_ms(seconds: i64, nanoseconds: i64) -> u64 {
+    u64::try_from(seconds).unwrap_or(0) * 1000 + u64::try_from(nanoseconds).unwrap_or(0) / 1_000_000
 }
 
 /// `a/b` is absent too where `a` is an object.
@@ -272,16 +299,39 @@ fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-fn sync_parent(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), sync_directory)
-}
-
 /// A private file that becomes an object when it is finished, and is removed otherwise.
 struct Incoming {
     store: Directory,
     key: Key,
-    temporary: PathBuf,
+    folder: Folder,
+    name: String,
     file: File,
+}
+
+impl Incoming {
+    fn create(mut self, body: &[u8]) -> io::Result<Created> {
+        let (above, name) = split(&self.key);
+        self.file.write_all(body)?;
+        self.file.sync_all()?;
+        let above = self.store.make(above)?;
+        let created = match self.folder.link(&self.name, &above, name) {
+            Ok(()) => Created::New,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Created::Exists,
+            Err(error) => return Err(error),
+        };
+        // Also when it exists: who made it may not have come to syncing its name, and what we
+        // report must stay.
+        above.sync()?;
+        Ok(created)
+    }
+
+    fn publish(&self) -> io::Result<()> {
+        let (above, name) = split(&self.key);
+        self.file.sync_all()?;
+        let above = self.store.make(above)?;
+        self.folder.rename(&self.name, &above, name)?;
+        above.sync()
+    }
 }
 
 impl Write for Incoming {
@@ -296,18 +346,13 @@ impl Write for Incoming {
 
 impl ObjectWriter for Incoming {
     fn finish(self: Box<Self>) -> Result<(), Error> {
-        let failed = self.store.failed("write", &self.key);
-        self.file.sync_all().map_err(&failed)?;
-        let path = self.store.path(&self.key);
-        self.store.make_parents(&path).map_err(&failed)?;
-        fs::rename(&self.temporary, &path).map_err(&failed)?;
-        sync_parent(&path).map_err(failed)
+        self.publish().map_err(self.store.failed("write", &self.key))
     }
 }
 
 impl Drop for Incoming {
     fn drop(&mut self) {
         // Already renamed, or not wanted; either way the name must not stay.
-        let _gone = fs::remove_file(&self.temporary);
+        let _gone = self.folder.remove(&self.name);
     }
 }

@@ -58,6 +58,9 @@ pub enum Error {
         /// The most that is accepted.
         limit: u64,
     },
+    /// The work was stopped while a request waited to be made again.
+    #[error("stopped while waiting to try again")]
+    Cancelled(#[source] Box<Self>),
     /// The store does not keep the promise that commits rest on.
     #[error("the store {url} cannot be published to: {why}")]
     Unsuited {
@@ -80,6 +83,7 @@ impl Error {
             },
             Self::Object { source, .. } => ErrorKind::of_io(source),
             Self::Truncated { .. } | Self::TooLarge { .. } => ErrorKind::Corrupt,
+            Self::Cancelled(_) => ErrorKind::Interrupted,
             Self::Unsuited { .. } => ErrorKind::Unavailable,
         }
     }

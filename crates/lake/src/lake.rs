@@ -1,24 +1,14 @@
 //! The handle through which everybody reaches the lake.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, io, sync::Arc};
 
-use forebay_runtime::{Random, Runtime};
+use forebay_runtime::Runtime;
 use forebay_types::Key;
 
 use crate::{
-    Absent, Error, Listed, ObjectWriter, Purpose, Store, Traffic, probe, traffic::Counters, url,
+    Absent, Error, LakeWriter, Listed, Purpose, Store, Traffic, probe, retry::Retry,
+    traffic::Counters, url,
 };
-
-/// How often a request is made at most.
-const ATTEMPTS_MAX: u32 = 6;
-/// The pause before the second attempt; it doubles from then on, and is drawn at random from its
-/// upper half, so that many clients do not come back at once.
-const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 
 /// A store, with retries and counting around it. Cloning is cheap and gives the same lake.
 #[derive(Clone, Debug)]
@@ -29,9 +19,8 @@ pub struct Lake {
 #[derive(Debug)]
 struct Shared {
     store: Arc<dyn Store>,
-    runtime: Runtime,
+    retry: Retry,
     counters: Counters,
-    jitter: Mutex<Random>,
 }
 
 impl Lake {
@@ -71,9 +60,8 @@ impl Lake {
     /// Wraps `store` as it is, unprobed.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, runtime: &Runtime) -> Self {
-        let jitter = Mutex::new(Random::new(runtime.now().unix_ms()));
-        let counters = Counters::default();
-        Self { shared: Arc::new(Shared { store, runtime: runtime.clone(), counters, jitter }) }
+        let (retry, counters) = (Retry::new(runtime), Counters::default());
+        Self { shared: Arc::new(Shared { store, retry, counters }) }
     }
 
     /// The store's address, for people.
@@ -135,7 +123,7 @@ impl Lake {
     /// When the store cannot be written.
     pub fn writer(&self, key: &Key, purpose: Purpose) -> Result<LakeWriter, Error> {
         let writer = self.retry(purpose, || self.shared.store.writer(key))?;
-        Ok(LakeWriter { lake: self.clone(), purpose, writer, bytes: 0 })
+        Ok(LakeWriter::new(self.clone(), key.clone(), purpose, writer))
     }
 
     /// Writes a whole object; durable on return.
@@ -145,12 +133,7 @@ impl Lake {
     pub fn write(&self, key: &Key, purpose: Purpose, body: &[u8]) -> Result<(), Error> {
         self.retry(purpose, || {
             let mut writer = self.shared.store.writer(key)?;
-            io::Write::write_all(&mut writer, body).map_err(|source| Error::Object {
-                act: "write",
-                key: key.clone(),
-                place: self.url().to_owned(),
-                source,
-            })?;
+            io::Write::write_all(&mut writer, body).map_err(self.unwritten(key))?;
             writer.finish()
         })?;
         self.count_written(purpose, body.len() as u64);
@@ -187,6 +170,14 @@ impl Lake {
         self.shared.store.as_ref()
     }
 
+    pub(crate) fn unwritten(&self, key: &Key) -> impl Fn(io::Error) -> Error {
+        let (key, place) = (key.clone(), self.url().to_owned());
+        move |source| {
+            let (key, place) = (key.clone(), place.clone());
+            Error::Object { act: "write", key, place, source }
+        }
+    }
+
     pub(crate) fn count_written(&self, purpose: Purpose, bytes: u64) {
         self.shared.counters.count(purpose, |traffic| {
             traffic.writes += 1;
@@ -198,58 +189,9 @@ impl Lake {
     pub(crate) fn retry<T>(
         &self,
         purpose: Purpose,
-        mut request: impl FnMut() -> Result<T, Error>,
+        request: impl FnMut() -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let mut attempt = 1;
-        loop {
-            match request() {
-                Err(error) if error.is_transient() && attempt < ATTEMPTS_MAX => {
-                    if self.pause(attempt).is_err() {
-                        return Err(error);
-                    }
-                    self.shared.counters.count(purpose, |traffic| traffic.retries += 1);
-                    attempt += 1;
-                }
-                result => return result,
-            }
-        }
-    }
-
-    fn pause(&self, attempt: u32) -> Result<(), forebay_runtime::Cancelled> {
-        let share = self.shared.jitter.lock().unwrap_or_else(PoisonError::into_inner).unit();
-        let longest = BACKOFF_FIRST * 2u32.pow(attempt - 1);
-        self.shared.runtime.sleep(longest.mul_f64(0.5 + share / 2.0))
-    }
-}
-
-/// An object on its way into the lake.
-pub struct LakeWriter {
-    lake: Lake,
-    purpose: Purpose,
-    writer: Box<dyn ObjectWriter>,
-    bytes: u64,
-}
-
-impl LakeWriter {
-    /// Makes the object visible and durable; returns its length.
-    ///
-    /// # Errors
-    /// When it could not be; then there is no such object.
-    pub fn finish(self) -> Result<u64, Error> {
-        self.writer.finish()?;
-        self.lake.count_written(self.purpose, self.bytes);
-        Ok(self.bytes)
-    }
-}
-
-impl io::Write for LakeWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.writer.write(bytes)?;
-        self.bytes += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.writer.flush()
+        let count = || self.shared.counters.count(purpose, |traffic| traffic.retries += 1);
+        self.shared.retry.run(request, count)
     }
 }

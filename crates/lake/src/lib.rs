@@ -15,18 +15,22 @@
 mod commit;
 mod directory;
 mod error;
+mod folder;
 mod lake;
 mod memory;
 mod probe;
+mod retry;
 mod store;
 mod traffic;
 mod url;
+mod writer;
 
 pub use commit::Commit;
 use directory::Absent;
 pub use directory::Directory;
 pub use error::Error;
-pub use lake::{Lake, LakeWriter};
+pub use lake::Lake;
 pub use memory::Memory;
 pub use store::{Created, Listed, ObjectWriter, Store};
 pub use traffic::{Purpose, Traffic};
+pub use writer::LakeWriter;

@@ -1,6 +1,16 @@
 //! Every engine meets the contract, and the commit protocol survives what stores do to replies.
 
-use std::{io, sync::Arc};
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::{
+    collections::BTreeSet,
+    env, fs, io,
+    io::Write,
+    os::unix::fs::symlink,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+};
 
 use forebay_lake::{Commit, Directory, Lake, Memory, Purpose, Store};
 use forebay_runtime::Runtime;
@@ -135,4 +145,166 @@ fn schemes_that_are_not_built_and_missing_parents_are_refused_by_name() {
     assert!(!std::path::Path::new("/tmp/no-such-lake").exists());
     assert!(Lake::open("file://relative", &runtime).is_err());
     assert_eq!(Lake::open("memory://", &runtime).unwrap().url(), "memory://");
+}
+
+#[test]
+fn a_store_that_may_only_be_read_is_opened_and_says_so_when_it_is_written() {
+    let runtime = Runtime::system();
+    let store = FaultStore::new(Arc::new(Memory::new(&runtime)));
+    store.create(&key("datasets/a/v1.json"), b"theirs").unwrap();
+    store.inject(Request::Create, "", 9, Fault::Fails(io::ErrorKind::ReadOnlyFilesystem));
+    let lake = Lake::probed(Arc::new(store), &runtime).unwrap();
+    let read = lake.read(&key("datasets/a/v1.json"), Purpose::Manifest, 10).unwrap();
+    assert_eq!(read.as_deref(), Some(&b"theirs"[..]));
+    let error = lake.commit(&key("datasets/a/v2.json"), b"ours").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().contains("datasets/a/v2.json"), "{error}");
+}
+
+#[test]
+fn probing_leaves_no_object() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", folder.path().display());
+    let lake = Lake::open(&url, &Runtime::system()).unwrap();
+    lake.list("", &mut |listed| panic!("{} was left", listed.key)).unwrap();
+}
+
+#[test]
+fn an_object_with_a_hole_is_never_finished() {
+    let tiers = TempTiers::new(MIB);
+    let object = key("shards/x");
+    tiers.store.inject(Request::Write, "shards", 1, Fault::FullAfter(4));
+    let mut writer = tiers.lake.writer(&object, Purpose::Shard).unwrap();
+    writer.write_all(b"1234").unwrap();
+    let error = writer.write_all(b"5678").unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    assert!(error.to_string().contains("shards/x"), "{error}");
+    writer.finish().unwrap_err();
+    assert_eq!(tiers.lake.size(&object).unwrap(), None);
+}
+
+#[test]
+fn links_in_a_lake_are_not_followed_and_said_to_be_links() {
+    let tiers = TempTiers::new(MIB);
+    let outside = tiers.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("secret"), "secret").unwrap();
+    symlink(&outside, tiers.lake_path().join("shards")).unwrap();
+    symlink(outside.join("secret"), tiers.lake_path().join("linked")).unwrap();
+    let refusals = [
+        tiers.lake.size(&key("shards/secret")).unwrap_err(),
+        tiers.lake.read(&key("linked"), Purpose::Shard, 100).unwrap_err(),
+        tiers.lake.write(&key("shards/new"), Purpose::Shard, b"x").unwrap_err(),
+        tiers.lake.commit(&key("shards/new"), b"x").unwrap_err(),
+        tiers.lake.delete(&key("shards/secret")).unwrap_err(),
+    ];
+    for error in refusals {
+        let why = std::error::Error::source(&error).unwrap().to_string();
+        assert!(why.contains("symbolic link"), "{error}: {why}");
+    }
+    tiers.lake.list("", &mut |listed| panic!("{} was listed", listed.key)).unwrap();
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+    assert_eq!(fs::read(outside.join("secret")).unwrap(), b"secret");
+}
+
+#[test]
+fn a_prefix_never_leads_out_of_the_lake() {
+    let tiers = TempTiers::new(MIB);
+    tiers.lake.write(&key("a/b"), Purpose::Shard, b"x").unwrap();
+    for prefix in ["../", "/", "/etc/", "a/../", "a//", ".incoming/", "./"] {
+        tiers.lake.list(prefix, &mut |listed| panic!("{prefix}: {}", listed.key)).unwrap();
+    }
+}
+
+#[test]
+fn what_cannot_be_reached_is_not_absent() {
+    let tiers = TempTiers::new(MIB);
+    tiers.lake.write(&key("a/b"), Purpose::Shard, b"x").unwrap();
+    fs::rename(tiers.lake_path(), tiers.path().join("unmounted")).unwrap();
+    let error = tiers.lake.size(&key("a/b")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(tiers.lake.list("", &mut |_| Ok(())).is_err());
+    assert!(tiers.lake.write(&key("a/c"), Purpose::Shard, b"x").is_err());
+    assert!(!tiers.lake_path().exists(), "a lost root is not made anew");
+}
+
+#[test]
+fn objects_and_directories_are_their_owner_s_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let tiers = TempTiers::new(MIB);
+    tiers.lake.write(&key("a/b"), Purpose::Shard, b"x").unwrap();
+    tiers.lake.commit(&key("a/c"), b"x").unwrap();
+    let mode = |path: &str| {
+        fs::metadata(tiers.lake_path().join(path)).unwrap().permissions().mode() & 0o777
+    };
+    assert_eq!([mode(""), mode("a"), mode("a/b"), mode("a/c")], [0o700, 0o700, 0o600, 0o600]);
+}
+
+/// The body of the child processes below: this test binary, started again.
+#[test]
+fn child() {
+    let Ok(url) = env::var("FOREBAY_TEST_LAKE") else { return };
+    let lake = Lake::open(&url, &Runtime::system()).unwrap();
+    if env::var("FOREBAY_TEST_DIE").is_ok() {
+        let mut writer = lake.writer(&key("shards/half"), Purpose::Shard).unwrap();
+        writer.write_all(&[1; 100_000]).unwrap();
+        println!("ready");
+        loop {
+            std::thread::park();
+        }
+    }
+    for round in 0..30 {
+        let body = format!("{} of round {round}", std::process::id());
+        let record = key(&format!("race/deep/{round}/v1.json"));
+        if lake.commit(&record, body.as_bytes()).unwrap() == Commit::Won {
+            println!("\nwon {round}");
+        }
+    }
+}
+
+fn start_child(lake: &Path, variable: &str) -> Child {
+    Command::new(env::current_exe().unwrap())
+        .args(["child", "--exact", "--nocapture"])
+        .env("FOREBAY_TEST_LAKE", lake)
+        .env(variable, "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn of_racing_processes_exactly_one_wins_each_round() {
+    let tiers = TempTiers::new(MIB);
+    let children: Vec<_> =
+        (0..4).map(|_| start_child(&tiers.lake_path(), "FOREBAY_TEST_RACE")).collect();
+    let mut won = Vec::new();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        let text = String::from_utf8(output.stdout).unwrap();
+        won.extend(text.lines().filter_map(|line| line.strip_prefix("won ")).map(String::from));
+    }
+    assert_eq!(won.len(), 30, "{won:?}");
+    assert_eq!(won.into_iter().collect::<BTreeSet<_>>().len(), 30);
+}
+
+#[test]
+fn a_killed_writer_leaves_no_object_and_its_file_goes_when_it_is_old() {
+    let tiers = TempTiers::new(MIB);
+    let mut child = start_child(&tiers.lake_path(), "FOREBAY_TEST_DIE");
+    let mut lines = io::BufRead::lines(io::BufReader::new(child.stdout.take().unwrap()));
+    assert!(lines.any(|line| line.unwrap().contains("ready")));
+    let incoming = tiers.lake_path().join(".incoming");
+    let half = fs::read_dir(&incoming).unwrap().next().unwrap().unwrap().path();
+    let old = std::time::SystemTime::UNIX_EPOCH;
+    let age = || fs::File::options().write(true).open(&half).unwrap().set_modified(old).unwrap();
+    age();
+    let tiers = tiers.reopen();
+    assert!(half.exists(), "its writer lives");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(tiers.lake.size(&key("shards/half")).unwrap(), None);
+    tiers.lake.list("", &mut |listed| panic!("{} was left", listed.key)).unwrap();
+    let _tiers = tiers.reopen();
+    assert!(!half.exists());
 }
