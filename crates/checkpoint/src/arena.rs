@@ -1,95 +1,163 @@
-//! The arena: memory that a capture is copied into.
+//! The arena: memory that captures are copied into, faulted in once and reused.
 //!
-//! Fresh pages cost an order of magnitude more than the copy itself, so the arena is kept for the
-//! life of the run: after the first save a capture touches only pages that are there.
+//! Copying into fresh pages costs some ten times the copy itself, because each page is faulted in
+//! and cleared by the kernel. So the arena grows rarely, touches its pages when it does, and is
+//! handed from the trainer's thread to the background and back instead of being freed.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use forebay_runtime::Runtime;
+use forebay_format::v1::tensors::TensorPlan;
+use forebay_runtime::{Runtime, crash_point};
 
-/// Copies of at least this many bytes are cut in two, so that threads share large tensors.
+use crate::StateTensor;
+
+/// What one thread copies before it takes the next piece.
 const PIECE_BYTES: usize = 4 << 20;
+/// Below this a second thread costs more than it saves.
+const PARALLEL_BYTES_MIN: usize = 8 << 20;
+const PAGE_BYTES: usize = 4096;
 
-/// One buffer that goes back and forth between the trainer and the background thread.
-#[derive(Clone, Debug, Default)]
+/// The image of a tensor file in memory.
+#[derive(Default)]
 pub(crate) struct Arena {
-    slot: Arc<(Mutex<Slot>, Condvar)>,
+    memory: Vec<u8>,
+    image_bytes: usize,
 }
 
-#[derive(Debug, Default)]
-enum Slot {
-    #[default]
-    New,
-    Free(Vec<u8>),
-    Taken,
-}
+type Piece<'a> = (&'a mut [u8], &'a [u8]);
 
 impl Arena {
-    /// The buffer, once nobody reads it any more.
-    pub(crate) fn take(&self) -> Vec<u8> {
-        let (slot, freed) = &*self.slot;
-        let mut guard = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            match std::mem::replace(&mut *guard, Slot::Taken) {
-                Slot::New => return Vec::new(),
-                Slot::Free(buffer) => return buffer,
-                Slot::Taken => guard = freed.wait(guard).unwrap_or_else(PoisonError::into_inner),
-            }
+    /// Makes sure that `bytes` fit, and that the pages are there.
+    pub(crate) fn reserve(&mut self, bytes: usize, threads: usize, runtime: &Runtime) {
+        if bytes <= self.memory.len() {
+            return;
         }
+        // The old memory goes first: there is never more than one arena.
+        self.memory = Vec::new();
+        self.memory = vec![0; bytes];
+        let pieces = self.memory.chunks_mut(PIECE_BYTES).collect();
+        share(pieces, threads, runtime, |piece: &mut [u8]| {
+            piece.iter_mut().step_by(PAGE_BYTES).for_each(|byte| *byte = std::hint::black_box(1));
+        });
     }
 
-    pub(crate) fn give_back(&self, buffer: Vec<u8>) {
-        let (slot, freed) = &*self.slot;
-        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Free(buffer);
-        freed.notify_all();
+    /// Makes the file's image: the header of `plan`, and each tensor at its place.
+    pub(crate) fn fill(
+        &mut self,
+        plan: &TensorPlan,
+        tensors: &[StateTensor<'_>],
+        threads: usize,
+        runtime: &Runtime,
+    ) {
+        let bytes = usize::try_from(plan.file_bytes).expect("tensors in memory fit in memory");
+        self.reserve(bytes, threads, runtime);
+        self.image_bytes = bytes;
+        let (header, body) = self.memory[..bytes].split_at_mut(plan.header.len());
+        header.copy_from_slice(&plan.header);
+        crash_point("checkpoint.capture");
+        share(pieces(body, plan, tensors), threads, runtime, |(into, from): Piece<'_>| {
+            into.copy_from_slice(from);
+        });
+    }
+
+    /// The file's bytes.
+    pub(crate) fn image(&self) -> &[u8] {
+        &self.memory[..self.image_bytes]
     }
 }
 
-/// Copies `sources` one after the other into `arena`, on `threads` threads.
-pub(crate) fn fill(runtime: &Runtime, threads: usize, arena: &mut Vec<u8>, sources: &[&[u8]]) {
-    let bytes = sources.iter().map(|source| source.len()).sum();
-    arena.resize(bytes, 0);
-    let mut pieces = Vec::new();
-    let mut rest = &mut arena[..];
-    for source in sources {
-        for piece in source.chunks(PIECE_BYTES) {
-            let (into, after) = rest.split_at_mut(piece.len());
-            pieces.push((into, piece));
-            rest = after;
-        }
+/// The body cut into what is copied from where.
+fn pieces<'a>(
+    mut body: &'a mut [u8],
+    plan: &TensorPlan,
+    tensors: &'a [StateTensor<'_>],
+) -> Vec<Piece<'a>> {
+    let mut pieces = Vec::with_capacity(tensors.len());
+    for (index, _) in &plan.places {
+        let from = &*tensors[*index].bytes;
+        let (into, rest) = body.split_at_mut(from.len());
+        body = rest;
+        pieces.extend(into.chunks_mut(PIECE_BYTES).zip(from.chunks(PIECE_BYTES)));
     }
-    let threads = threads.clamp(1, (bytes / PIECE_BYTES).max(1));
-    if threads == 1 {
-        pieces.into_iter().for_each(|(into, from)| into.copy_from_slice(from));
-        return;
+    pieces
+}
+
+/// Gives every piece to whichever thread is free.
+fn share<T: Send + Weight>(
+    pieces: Vec<T>,
+    threads: usize,
+    runtime: &Runtime,
+    work: impl Fn(T) + Sync,
+) {
+    if threads < 2 || pieces.iter().map(Weight::bytes).sum::<usize>() < PARALLEL_BYTES_MIN {
+        return pieces.into_iter().for_each(work);
     }
-    let queue = Mutex::new(pieces);
-    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
-    let copied: Result<(), std::convert::Infallible> =
-        runtime.workers("capture", threads, |_| {
-            while let Some((into, from)) = next() {
-                into.copy_from_slice(from);
+    let left = Mutex::new(pieces.into_iter());
+    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let outcome: Result<(), std::convert::Infallible> =
+        runtime.workers("checkpoint-capture", threads, |_| {
+            while let Some(piece) = next() {
+                work(piece);
             }
             Ok(())
         });
-    match copied {
-        Ok(()) => {}
+    let Ok(()) = outcome;
+}
+
+trait Weight {
+    fn bytes(&self) -> usize;
+}
+
+impl Weight for &mut [u8] {
+    fn bytes(&self) -> usize {
+        self.len()
+    }
+}
+
+impl Weight for Piece<'_> {
+    fn bytes(&self) -> usize {
+        self.1.len()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
+    use forebay_format::v1::tensors::{self, Dtype};
+
     use super::*;
 
-    #[test]
-    fn sources_lie_one_after_the_other_whatever_the_threads() {
-        let runtime = Runtime::system();
-        let large: Vec<u8> = (0..3 * PIECE_BYTES + 17).map(|i| (i * 31 >> 3) as u8).collect();
-        let sources: [&[u8]; 4] = [b"abc", &large, b"", b"z"];
-        for threads in [1, 2, 5] {
-            let mut arena = vec![9; 10];
-            fill(&runtime, threads, &mut arena, &sources);
-            assert_eq!(arena, sources.concat(), "{threads} threads");
+    fn state(sizes: &[usize]) -> Vec<StateTensor<'static>> {
+        let tensor = |(index, &bytes): (usize, &usize)| StateTensor {
+            name: Cow::Owned(format!("t{index}")),
+            dtype: Dtype::U8,
+            shape: vec![bytes as u64],
+            bytes: Cow::Owned((0..bytes).map(|at| (at * 7 + index) as u8).collect()),
+        };
+        sizes.iter().enumerate().map(tensor).collect()
+    }
+
+    fn image(arena: &mut Arena, state: &[StateTensor<'_>], threads: usize) -> Vec<u8> {
+        let specs: Vec<_> = state.iter().map(|tensor| tensor.spec().unwrap()).collect();
+        let plan = tensors::plan(&specs).unwrap();
+        arena.fill(&plan, state, threads, &Runtime::system());
+        for (index, place) in &plan.places {
+            let range = place.offset as usize..(place.offset + place.bytes) as usize;
+            assert!(arena.image()[range] == *state[*index].bytes);
         }
+        arena.image().to_vec()
+    }
+
+    #[test]
+    fn threads_and_reuse_change_no_byte() {
+        let (large, small) = (state(&[9 << 20, 0, 1, 5 << 20]), state(&[3, 0, 70_000]));
+        let mut reused = Arena::default();
+        let first = image(&mut reused, &large, 3);
+        assert!(first == image(&mut Arena::default(), &large, 1));
+        let memory = reused.memory.as_ptr();
+        assert!(image(&mut reused, &small, 3) == image(&mut Arena::default(), &small, 1));
+        assert!(image(&mut reused, &large, 3) == first);
+        assert_eq!(reused.memory.as_ptr(), memory);
     }
 }

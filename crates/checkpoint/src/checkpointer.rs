@@ -1,109 +1,131 @@
-//! The trainer's side: hand the state over, go on.
+//! The handle a training process saves and restores through.
 
-use std::borrow::Cow;
-
-use forebay_format::v1::tensors::{self, Dtype, TensorSpec};
-use forebay_runtime::{Runtime, crash_point};
-use forebay_transfer::Transfer;
-use forebay_types::{Name, Position, Rank};
-
-use crate::{
-    CheckpointSettings, Error, Part, Restored, SaveReport, Which,
-    arena::{self, Arena},
-    restore, stage::{Captured, Origin},
-    stage,
-    worker::{Job, Tools, Worker},
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
 };
 
-/// One named tensor of a training state.
-///
-/// Weights are named `model.…`, optimizer state `optimizer.…`.
-#[derive(Clone, Debug)]
-pub struct StateTensor<'a> {
-    /// Its name, unique in the state.
-    pub name: Cow<'a, str>,
-    /// The type of its elements.
-    pub dtype: Dtype,
-    /// Its shape; a scalar has none.
-    pub shape: Vec<u64>,
-    /// Its values, row by row, little-endian.
-    pub bytes: Cow<'a, [u8]>,
-}
+use forebay_format::v1::run::DatasetReference;
+use forebay_runtime::Runtime;
+use forebay_transfer::Transfer;
+use forebay_types::{DigestWriter, Name, Nonce, Position, Rank};
 
-/// A save that was captured.
+use crate::{
+    CheckpointSettings, Error, Part, Recovered, Restored, SaveReport, StateTensor, Which,
+    arena::Arena,
+    capture::{Facts, Timing, capture, plan},
+    pipeline::Pipeline,
+    read,
+    recover::recover,
+    site::Site,
+};
+
+/// What the trainer waited for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Capture {
-    /// The bytes that were copied.
+    /// The bytes of the tensor file.
     pub bytes: u64,
-    /// How long the trainer stood still, waiting for the save before it included.
+    /// How long the call took: waiting and copying.
     pub pause_seconds: f64,
-    /// How much of the pause was waiting for the save before it.
+    /// How much of that it waited for the save before to be staged.
     pub waited_seconds: f64,
 }
 
-/// Saves and restores the checkpoints of one rank of a run.
+/// Saves and restores the state of one rank of one run.
+///
+/// Dropping it waits for what is under way; call [`Checkpointer::wait`] before, to learn of errors.
 pub struct Checkpointer {
-    transfer: Transfer,
-    runtime: Runtime,
-    origin: Origin,
-    threads: usize,
-    arena: Arena,
-    worker: Worker,
-    recovered: Vec<u64>,
+    site: Site,
+    pipeline: Pipeline,
+    recovered: Vec<Recovered>,
+    dataset: Option<DatasetReference>,
+    launch: Option<String>,
+    /// How often each step was saved; with the launch it tells attempts apart.
+    saves: BTreeMap<u64, u64>,
+    /// The last checkpoint captured or restored.
+    last: Mutex<Option<u64>>,
 }
 
 impl Checkpointer {
-    /// Opens the checkpoints of `run`; first finishes what a dead process sealed on this node.
-    ///
-    /// Ranks whose checkpoints are to be committed together must share `attempt`: one text per
-    /// start of the job, such as the launcher's run id.
+    /// Opens the checkpoints of a run of one process, and finishes what a dead one left staged.
     ///
     /// # Errors
-    /// When either tier fails, or a sealed checkpoint is damaged.
+    /// [`Error::LaunchUnknown`] when there are more ranks, and what keeps staged data from the
+    /// lake.
     pub fn open(
         transfer: &Transfer,
         run: &Name,
         rank: Rank,
-        attempt: &str,
         settings: &CheckpointSettings,
         runtime: &Runtime,
     ) -> Result<Self, Error> {
-        let origin = Origin {
-            run: run.clone(),
-            rank: rank.rank(),
-            world_size: rank.world_size(),
-            attempt: attempt.to_owned(),
-        };
-        let recovered = stage::recover(transfer, runtime, &origin)?;
-        let arena = Arena::default();
-        let worker = Worker::start(Tools {
-            transfer: transfer.clone(),
-            runtime: runtime.clone(),
-            origin: origin.clone(),
-            settings: settings.clone(),
-            arena: arena.clone(),
-        });
-        Ok(Self {
-            transfer: transfer.clone(),
-            runtime: runtime.clone(),
-            origin,
-            threads: settings.threads.max(1) as usize,
-            arena,
-            worker,
-            recovered,
-        })
+        if rank.world_size() > 1 {
+            let (rank, world_size) = (rank.rank(), rank.world_size());
+            return Err(Error::LaunchUnknown { rank, world_size });
+        }
+        Self::start(transfer, run, rank, None, settings, runtime)
     }
 
-    /// The steps that opening found sealed and drained.
+    /// Opens the checkpoints of a run of several ranks.
+    ///
+    /// `launch` is a text that all ranks of this launch share and no other launch has, such as
+    /// torchrun's `TORCHELASTIC_RUN_ID` and `TORCHELASTIC_RESTART_COUNT`. Only ranks of one launch
+    /// make a checkpoint together. When they restore, one of them chooses the step for all.
+    ///
+    /// # Errors
+    /// What keeps staged data from the lake.
+    pub fn open_launch(
+        transfer: &Transfer,
+        run: &Name,
+        rank: Rank,
+        launch: &str,
+        settings: &CheckpointSettings,
+        runtime: &Runtime,
+    ) -> Result<Self, Error> {
+        Self::start(transfer, run, rank, Some(launch.to_owned()), settings, runtime)
+    }
+
+    fn start(
+        transfer: &Transfer,
+        run: &Name,
+        rank: Rank,
+        launch: Option<String>,
+        settings: &CheckpointSettings,
+        runtime: &Runtime,
+    ) -> Result<Self, Error> {
+        let site = Site {
+            transfer: transfer.clone(),
+            run: run.clone(),
+            rank,
+            settings: settings.clone(),
+            runtime: runtime.clone(),
+        };
+        let (recovered, kept) = recover(&site)?;
+        let mut arena = Arena::default();
+        arena.reserve(usual_bytes(&site)?, site.threads(), runtime);
+        let pipeline = Pipeline::start(&site, kept, arena);
+        let (saves, last) = (BTreeMap::new(), Mutex::new(None));
+        Ok(Self { site, pipeline, recovered, dataset: None, launch, saves, last })
+    }
+
+    /// Names the dataset in every checkpoint from now on.
     #[must_use]
-    pub fn recovered(&self) -> &[u64] {
+    pub fn with_dataset(mut self, dataset: DatasetReference) -> Self {
+        self.dataset = Some(dataset);
+        self
+    }
+
+    /// What opening found staged, and what became of it.
+    #[must_use]
+    pub fn recovered(&self) -> &[Recovered] {
         &self.recovered
     }
 
-    /// Captures a state; returns as soon as the trainer may change its tensors.
+    /// Captures the state after `step` steps, and returns as soon as it may be changed again.
     ///
     /// # Errors
-    /// When the state cannot be stored, or an earlier save failed in the background.
+    /// What is wrong with this state, or what went wrong in the background with one before; in
+    /// the second case this state was not captured.
     pub fn save(
         &mut self,
         step: u64,
@@ -111,66 +133,87 @@ impl Checkpointer {
         tensors: &[StateTensor<'_>],
         metadata: &serde_json::Value,
     ) -> Result<Capture, Error> {
-        self.worker.check(&self.origin)?;
-        let watch = self.runtime.stopwatch();
-        let plan = tensors::plan(&specs(tensors)?)?;
-        let mut values = self.arena.take();
-        let waited_seconds = watch.seconds();
-        let sources: Vec<&[u8]> =
-            plan.places.iter().map(|(index, _)| tensors[*index].bytes.as_ref()).collect();
-        arena::fill(&self.runtime, self.threads, &mut values, &sources);
-        crash_point("checkpoint.capture");
-        let (bytes, pause_seconds) = (values.len() as u64, watch.seconds());
-        let captured = Captured { step, position, metadata: metadata.clone(), values, plan };
-        let since = self.runtime.stopwatch();
-        self.worker.submit(Job { captured, pause_seconds, waited_seconds, since });
+        let attempt = self.attempt(step);
+        self.pipeline.check()?;
+        let pause = self.site.runtime.stopwatch();
+        let plan = plan(tensors)?;
+        let bytes = plan.file_bytes;
+        let arena = self.pipeline.arena()?;
+        let waited_seconds = pause.seconds();
+        let facts = Facts {
+            step,
+            position,
+            attempt,
+            parent: self.follow(step),
+            dataset: self.dataset.clone(),
+            captured_unix_ms: self.site.runtime.now().unix_ms(),
+            metadata: metadata.clone(),
+        };
+        let mut captured = capture(&self.site, plan, arena, tensors, facts);
+        let pause_seconds = pause.seconds();
+        let captured_at = self.site.runtime.elapsed();
+        captured.timing = Timing { captured_at, pause_seconds, waited_seconds, stage_seconds: 0.0 };
+        self.pipeline.submit(captured)?;
         Ok(Capture { bytes, pause_seconds, waited_seconds })
     }
 
-    /// The saves that became durable since the last call.
+    /// The saves that were committed since the last call.
     pub fn finished(&mut self) -> Vec<SaveReport> {
-        self.worker.finished()
+        self.pipeline.reports()
     }
 
-    /// Waits until every save is durable; returns those not told of yet.
+    /// Waits until every save is committed, and leaves nothing staged.
     ///
     /// # Errors
-    /// What went wrong in the background.
+    /// What went wrong in the background. A save that could not reach the lake stays staged, and
+    /// the next wait tries it again.
     pub fn wait(&mut self) -> Result<Vec<SaveReport>, Error> {
-        self.worker.wait()?;
-        self.worker.check(&self.origin)?;
-        Ok(self.worker.finished())
+        self.pipeline.wait()
     }
 
-    /// A committed state, every tensor verified; `None` if the run has none.
+    /// Restores a committed checkpoint, as [`crate::restore`] does; `None` if there is none yet.
     ///
     /// # Errors
-    /// [`Error::Unrestorable`] when it is damaged, [`Error::NoCheckpoint`] when the step that was
-    /// asked for does not exist.
+    /// When it is damaged, or not there.
     pub fn restore(&self, which: Which, part: Part) -> Result<Option<Restored>, Error> {
-        restore::restore(self.transfer.lake(), &self.runtime, &self.origin.run, which, part)
-    }
-}
-
-impl std::fmt::Debug for Checkpointer {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Checkpointer").field("origin", &self.origin).finish_non_exhaustive()
-    }
-}
-
-fn specs(tensors: &[StateTensor<'_>]) -> Result<Vec<TensorSpec>, Error> {
-    let spec = |tensor: &StateTensor<'_>| {
-        let spec = TensorSpec {
-            name: tensor.name.to_string(),
-            dtype: tensor.dtype,
-            shape: tensor.shape.clone(),
-        };
-        let (found, wanted) = (tensor.bytes.len() as u64, spec.bytes().unwrap_or(u64::MAX));
-        if found == wanted {
-            Ok(spec)
-        } else {
-            Err(Error::Shape { name: spec.name, found, wanted })
+        let restored = crate::restore(&self.site.transfer, &self.site.run, which, part)?;
+        if let Some(restored) = &restored {
+            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(restored.step());
         }
-    };
-    tensors.iter().map(spec).collect()
+        Ok(restored)
+    }
+
+    /// Makes `step` the last one, and returns the one before it.
+    fn follow(&mut self, step: u64) -> Option<u64> {
+        let last = self.last.get_mut().unwrap_or_else(PoisonError::into_inner);
+        last.replace(step).filter(|&parent| parent < step)
+    }
+
+    /// Tells this save from every other; ranks that save in step agree on it.
+    fn attempt(&mut self, step: u64) -> Nonce {
+        let saves = self.saves.entry(step).or_default();
+        *saves += 1;
+        match &self.launch {
+            None => self.site.runtime.nonce(),
+            Some(launch) => shared_nonce(launch, step, *saves),
+        }
+    }
+}
+
+fn shared_nonce(launch: &str, step: u64, save: u64) -> Nonce {
+    let mut digest = DigestWriter::for_context("forebay 2026 checkpoint attempt");
+    digest.update(&step.to_le_bytes()).update(&save.to_le_bytes()).update(launch.as_bytes());
+    let digest = digest.finish();
+    let half = digest.as_bytes().first_chunk().expect("a digest has 32 bytes");
+    Nonce::from_bits(u128::from_le_bytes(*half))
+}
+
+/// What a rank's part of the last checkpoint took, so that the arena is ready before the first
+/// save.
+fn usual_bytes(site: &Site) -> Result<usize, Error> {
+    let Some(newest) = read::steps(site.lake(), &site.run)?.pop() else { return Ok(0) };
+    // A damaged commit is no reason not to save; restoring will speak of it.
+    let commit = read::commit(site.lake(), &site.run, newest).ok().flatten();
+    let bytes = commit.map_or(0, |commit| commit.bytes / u64::from(commit.world_size()));
+    Ok(usize::try_from(bytes).unwrap_or(0))
 }

@@ -1,133 +1,211 @@
-//! What can go wrong with checkpoints.
+//! What can go wrong with a checkpoint.
 
 use std::{io, path::PathBuf};
 
-use forebay_types::{ErrorKind, Key, Name};
+use forebay_types::{ErrorKind, Name};
 
-/// A failure of a checkpoint.
+/// A failure to save, restore or inspect a checkpoint.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The lake failed.
-    #[error("cannot {act} of run {run} in the lake")]
-    Lake {
-        /// What was tried.
-        act: &'static str,
-        /// The run.
-        run: Name,
-        /// Why it failed.
-        #[source]
-        source: forebay_lake::Error,
-    },
+    #[error(transparent)]
+    Lake(#[from] forebay_lake::Error),
     /// The local tier failed.
-    #[error("cannot {act} the checkpoint of run {run} at step {step}")]
-    Local {
+    #[error(transparent)]
+    Local(#[from] forebay_local::Error),
+    /// Between the tiers.
+    #[error(transparent)]
+    Transfer(#[from] forebay_transfer::Error),
+    /// A stored object that cannot be read, or a state that cannot be stored.
+    #[error(transparent)]
+    Format(#[from] forebay_format::Error),
+    /// A file could not be written or read.
+    #[error("cannot {act} {object}")]
+    File {
         /// What was tried.
         act: &'static str,
-        /// The run.
-        run: Name,
-        /// The step.
-        step: u64,
-        /// Why it failed.
-        #[source]
-        source: forebay_local::Error,
-    },
-    /// A staged file could not be read or written.
-    #[error("cannot {act} {name} on the local tier")]
-    Staged {
-        /// What was tried.
-        act: &'static str,
-        /// The staged file.
-        name: Key,
+        /// The object or file.
+        object: String,
         /// Why it failed.
         #[source]
         source: io::Error,
     },
-    /// Moving a staged file to the lake failed.
-    #[error(transparent)]
-    Transfer(#[from] forebay_transfer::Error),
-    /// Stored bytes are not what they must be, or a state cannot be stored.
-    #[error(transparent)]
-    Format(#[from] forebay_format::Error),
-    /// The newest checkpoint is damaged.
+    /// A tensor whose bytes are not what its type and shape say.
     #[error(
-        "the checkpoint of run {run} at step {step} cannot be restored{}",
-        intact.map_or(String::new(), |step| format!("; step {step} is intact, choose it by name"))
+        "tensor `{tensor}` has {found} bytes, and its type and shape make {expected}; nothing of \
+         this checkpoint was saved"
     )]
-    Unrestorable {
+    Tensor {
+        /// Its name.
+        tensor: String,
+        /// The bytes given.
+        found: u64,
+        /// The bytes needed.
+        expected: u64,
+    },
+    /// A save that failed after it was captured.
+    #[error(
+        "checkpoint step {step} of run {run} is not committed: it could not be {act}; earlier \
+         checkpoints are untouched"
+    )]
+    Background {
         /// The run.
         run: Name,
         /// The step.
         step: u64,
-        /// The newest older step that is whole.
-        intact: Option<u64>,
-        /// Which object is damaged, and how.
+        /// How far it did not come: `staged` or `published`.
+        act: &'static str,
+        /// Why.
         #[source]
         source: Box<Error>,
     },
-    /// There is no such checkpoint.
-    #[error("run {run} has no committed checkpoint{}", step.map_or(String::new(), |step| format!(" at step {step}")))]
-    NoCheckpoint {
+    /// Old checkpoints could not be removed.
+    #[error(
+        "checkpoint step {step} of run {run} is committed, but older ones could not be removed"
+    )]
+    Retention {
         /// The run.
         run: Name,
-        /// The step, if one was asked for.
-        step: Option<u64>,
+        /// The step.
+        step: u64,
+        /// Why.
+        #[source]
+        source: Box<Error>,
     },
-    /// A tensor's bytes do not fit its type and shape.
-    #[error("tensor `{name}` has {found} bytes, its type and shape say {wanted}")]
-    Shape {
-        /// The tensor.
-        name: String,
-        /// What it has.
-        found: u64,
-        /// What it should have.
-        wanted: u64,
-    },
-    /// Another attempt committed this step with another state.
-    #[error("run {run} has another checkpoint at step {step}; another process is writing this run")]
+    /// Another state is committed as this step.
+    #[error(
+        "step {step} of run {run} is committed already, with another state; it stands. Is another \
+         process training this run? To go on from an older step, remove the later ones first"
+    )]
     Conflict {
         /// The run.
         run: Name,
         /// The step.
         step: u64,
     },
-    /// Two ranks hold a tensor of one name.
-    #[error("two ranks of run {run} hold a tensor `{name}`")]
-    Clash {
+    /// Not every rank published its part in time.
+    #[error(
+        "step {step} of run {run} is not committed: rank(s) {missing} did not publish their part; \
+         it will be when they do"
+    )]
+    RanksMissing {
         /// The run.
         run: Name,
-        /// The tensor.
-        name: String,
+        /// The step.
+        step: u64,
+        /// Who, the first ten.
+        missing: String,
     },
-    /// The directory to restore into is in use.
-    #[error("{} is not empty; name a directory that does not exist yet", .0.display())]
-    NotEmpty(PathBuf),
-    /// A restored file could not be written.
-    #[error("cannot write {}", .0.display())]
-    Write(PathBuf, #[source] io::Error),
-    /// The background thread died.
-    #[error(transparent)]
+    /// The ranks of one attempt saved different things.
+    #[error("step {step} of run {run} cannot be committed: {what}")]
+    RanksDisagree {
+        /// The run.
+        run: Name,
+        /// The step.
+        step: u64,
+        /// What does not hold.
+        what: String,
+    },
+    /// Several ranks, and nothing that tells their launch from an earlier one.
+    #[error(
+        "rank {rank} of {world_size} must be opened with `Checkpointer::open_launch` and a text \
+         that all ranks of this launch share and no other launch has"
+    )]
+    LaunchUnknown {
+        /// The rank.
+        rank: u32,
+        /// How many there are.
+        world_size: u32,
+    },
+    /// A step that is not committed.
+    #[error("run {run} has no committed checkpoint at step {step}; it has {known}")]
+    NoStep {
+        /// The run.
+        run: Name,
+        /// The step.
+        step: u64,
+        /// Those it has.
+        known: String,
+    },
+    /// A run without checkpoints.
+    #[error("run {run} has no committed checkpoint; check the name, or train it first")]
+    NoCheckpoint {
+        /// The run.
+        run: Name,
+    },
+    /// A part of a checkpoint is not what its commit says.
+    #[error("{object} is damaged: {what}")]
+    Object {
+        /// The object's key.
+        object: String,
+        /// What does not hold; names the tensor if it is one.
+        what: String,
+    },
+    /// A checkpoint that cannot be restored.
+    #[error("checkpoint step {step} of run {run} is damaged; {advice}")]
+    Damaged {
+        /// The run.
+        run: Name,
+        /// The step.
+        step: u64,
+        /// What can be done.
+        advice: String,
+        /// Which object, and what about it.
+        #[source]
+        source: Box<Error>,
+    },
+    /// A directory that must not be written over.
+    #[error("{} is not empty; name a directory that is, or that does not exist", path.display())]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The newest checkpoint is never removed.
+    #[error("step {step} is the newest checkpoint of run {run}, and intact; it is not removed")]
+    Newest {
+        /// The run.
+        run: Name,
+        /// The step.
+        step: u64,
+    },
+    /// A background thread ended by a panic.
+    #[error("a background thread of the checkpointer failed")]
     Panicked(#[from] forebay_runtime::Panicked),
-    /// An earlier failure in the background was reported already.
-    #[error("checkpoints of run {0} stopped after an earlier failure; start the run again")]
-    Stopped(Name),
+    /// Used after its threads ended.
+    #[error("the checkpointer has stopped after a failure; open it again")]
+    Stopped,
 }
 
 impl Error {
+    pub(crate) fn file(act: &'static str, object: impl ToString) -> impl FnOnce(io::Error) -> Self {
+        let object = object.to_string();
+        move |source| Self::File { act, object, source }
+    }
+
+    pub(crate) fn object(object: impl ToString, what: impl ToString) -> Self {
+        Self::Object { object: object.to_string(), what: what.to_string() }
+    }
+
     /// What the caller should do.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Lake { source, .. } => source.kind(),
-            Self::Local { source, .. } => source.kind(),
-            Self::Staged { source, .. } | Self::Write(_, source) => ErrorKind::of_io(source),
+            Self::Lake(error) => error.kind(),
+            Self::Local(error) => error.kind(),
             Self::Transfer(error) => error.kind(),
             Self::Format(error) => error.kind(),
-            Self::Unrestorable { source, .. } => source.kind(),
-            Self::NoCheckpoint { .. } => ErrorKind::NotFound,
-            Self::Shape { .. } | Self::NotEmpty(_) => ErrorKind::Invalid,
-            Self::Conflict { .. } | Self::Clash { .. } => ErrorKind::Conflict,
-            Self::Panicked(_) | Self::Stopped(_) => ErrorKind::Internal,
+            Self::File { source, .. } => ErrorKind::of_io(source),
+            Self::Background { source, .. } | Self::Retention { source, .. } => source.kind(),
+            Self::Tensor { .. } | Self::LaunchUnknown { .. } | Self::NotEmpty { .. } => {
+                ErrorKind::Invalid
+            }
+            Self::Conflict { .. } | Self::RanksDisagree { .. } => ErrorKind::Conflict,
+            Self::RanksMissing { .. } => ErrorKind::Unavailable,
+            Self::NoStep { .. } | Self::NoCheckpoint { .. } => ErrorKind::NotFound,
+            Self::Object { .. } | Self::Damaged { .. } => ErrorKind::Corrupt,
+            Self::Newest { .. } => ErrorKind::Refused,
+            Self::Panicked(_) | Self::Stopped => ErrorKind::Internal,
         }
     }
 }

@@ -1,43 +1,64 @@
-//! Checkpoints: weights, optimizer, random state and data position, in one commit.
+//! Checkpoints: the state of a training run, captured with hardly a pause and never half there.
+//!
+//! What one checkpoint holds is committed together: weights, optimizer state, and, as metadata,
+//! schedule, random state and data position. A [`Checkpointer`] receives the tensors of one rank
+//! and takes them through four stations:
 //!
 //! ```text
-//! trainer ─ save ─▶ capture: copy into the arena            the only pause
-//!                      │ (a thread from here on)
-//!                      ▼
-//!                   stage: tensor file, then rank record    durable on this node: sealed
-//!                      ▼
-//!                   drain: both into the lake, verified on the way
-//!                      ▼
-//!                   commit: one conditional put             the checkpoint exists
-//!                      ▼
-//!                   release what was staged, delete what retention lets go
+//! trainer's memory ──capture──> arena ──stage──> local tier ──drain──> lake ──commit──> it exists
+//!                   the pause          background, durable   background       one conditional put
 //! ```
 //!
+//! Attempts at the same step never mix: each has a nonce that its ranks share and a folder of
+//! that name in the lake, and the commit names each rank's record, each record its file, and each
+//! file's tensors by digest. Whoever sees all ranks complete commits; there is no coordinator.
+//!
+//! # Promises
+//! - A step without `commit.json` does not exist: it is never listed, chosen or loaded.
+//! - A committed step is never overwritten.
+//! - [`restore`] verifies every tensor it returns, and never falls back silently to an older step.
+//! - An error in the background is returned by the next call of the same [`Checkpointer`].
+//!
 //! # Bounds
-//! One arena of the state's size, kept and reused; a save waits while the one before it is still
-//! being staged, and that wait is part of its reported pause. Digests are computed by the
-//! background thread while it writes.
+//! One arena as large as the rank's state; at most [`STAGED_MAX`] staged saves wait for the lake
+//! before the next one waits for them.
 //!
 //! # After a crash
-//! In capture: nothing. In staging: a private file, removed when the tier is next opened. Sealed:
-//! the next [`Checkpointer::open`] drains and commits it. Drained without a commit: objects named
-//! by their content, which that same commit names. An uncommitted step does not exist.
+//! | killed during | left behind | the next [`Checkpointer::open`] |
+//! |---|---|---|
+//! | capture, staging | an unsealed file on the node | removes it |
+//! | after sealing, draining, before the commit | a sealed save on the node | drains and commits it |
+//! | after the commit | the same, committed | keeps it to restore from, then releases it |
+//!
+//! What a lost node left in the lake is removed by retention after [`LEFTOVER_GRACE`].
 
 mod arena;
+mod capture;
 mod checkpointer;
-mod commit;
 mod error;
+mod export;
 mod inspect;
+mod pipeline;
+mod publish;
+mod read;
+mod recover;
 mod restore;
+mod restored;
 mod retain;
 mod settings;
+mod site;
 mod stage;
-mod worker;
+mod state;
 
-pub use checkpointer::{Capture, Checkpointer, StateTensor};
+pub use checkpointer::{Capture, Checkpointer};
 pub use error::Error;
+pub use export::{Exported, export};
 pub use forebay_format::v1::tensors::Dtype;
-pub use inspect::{CheckpointSummary, Shown, Verified, export, list, show, verify};
-pub use restore::{Part, Restored, TensorView, Which, restore};
+pub use inspect::{CheckpointSummary, Shown, Verified, list, show, verify};
+pub use pipeline::{STAGED_MAX, SaveReport};
+pub use recover::{Recovered, Recovery};
+pub use restore::{Part, Which, restore};
+pub use restored::{Restored, TensorView, Tier};
+pub use retain::{LEFTOVER_GRACE, remove};
 pub use settings::CheckpointSettings;
-pub use worker::SaveReport;
+pub use state::StateTensor;

@@ -1,57 +1,162 @@
-//! Retention: which checkpoints are let go, and in which order.
+//! Retention: which checkpoints stay, and the removal of the others.
 //!
-//! The commit goes first, so that what is half deleted does not exist. The newest is never touched.
+//! The commit goes first, so a reader sees a checkpoint whole or not at all; its files follow. In
+//! the same listing, what attempts without a commit left in the lake is removed: of a committed
+//! step at once, because it is decided; of an earlier step after [`LEFTOVER_GRACE`], because a
+//! slow rank might still complete it.
+//!
+//! # After a crash
+//! Files without a commit, which a later retention removes as leftovers.
 
-use forebay_format::v1::checkpoint::{commit_key, step_prefix};
-use forebay_lake::Lake;
-use forebay_types::{Key, Name};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use crate::{CheckpointSettings, Error, inspect};
+use forebay_format::v1::checkpoint;
+use forebay_lake::{Lake, Listed};
+use forebay_types::Name;
 
-/// Deletes the checkpoints of `run` that `settings` do not keep.
-pub(crate) fn retain(lake: &Lake, run: &Name, settings: &CheckpointSettings) -> Result<(), Error> {
-    let steps = inspect::steps(lake, run)?;
-    chosen(&steps, settings).into_iter().try_for_each(|step| delete(lake, run, step))
+use crate::{CheckpointSettings, Error, read, site::Site};
+
+/// How long an attempt of an earlier step may lie uncommitted before it counts as left behind.
+pub const LEFTOVER_GRACE: Duration = Duration::from_secs(24 * 3600);
+
+/// Every object of a run's checkpoints, by step.
+struct Inventory(BTreeMap<u64, Vec<Listed>>);
+
+impl Inventory {
+    fn read(lake: &Lake, run: &Name, prefix: &str) -> Result<Self, Error> {
+        let mut steps: BTreeMap<u64, Vec<Listed>> = BTreeMap::new();
+        lake.list(prefix, &mut |listed| {
+            if let Some(step) = checkpoint::step_of(run, &listed.key) {
+                steps.entry(step).or_default().push(listed);
+            }
+            Ok(())
+        })?;
+        Ok(Self(steps))
+    }
+
+    fn committed(&self, run: &Name) -> Vec<u64> {
+        let has_commit = |(&step, objects): (&u64, &Vec<Listed>)| {
+            let key = checkpoint::commit_key(run, step);
+            objects.iter().any(|listed| listed.key == key).then_some(step)
+        };
+        self.0.iter().filter_map(has_commit).collect()
+    }
 }
 
-/// The steps that go.
-fn chosen(steps: &[u64], settings: &CheckpointSettings) -> Vec<u64> {
+/// The steps that the settings do not keep; never the newest.
+fn surplus(committed: &[u64], settings: &CheckpointSettings) -> Vec<u64> {
     if settings.keep_last == 0 {
         return Vec::new();
     }
-    let old = steps.len().saturating_sub(settings.keep_last as usize);
     let kept = |step: u64| settings.keep_every > 0 && step.is_multiple_of(settings.keep_every);
-    steps[..old].iter().copied().filter(|&step| !kept(step)).collect()
+    let last = usize::try_from(settings.keep_last).unwrap_or(usize::MAX);
+    let older = committed.len().saturating_sub(last);
+    committed[..older].iter().copied().filter(|&step| !kept(step)).collect()
 }
 
-fn delete(lake: &Lake, run: &Name, step: u64) -> Result<(), Error> {
-    let failed = |source| Error::Lake { act: "delete a checkpoint", run: run.clone(), source };
-    lake.delete(&commit_key(run, step)).map_err(failed)?;
-    let mut keys: Vec<Key> = Vec::new();
-    lake.list(&step_prefix(run, step), &mut |listed| {
-        keys.push(listed.key);
-        Ok(())
-    })
-    .map_err(failed)?;
-    keys.iter().try_for_each(|key| lake.delete(key).map(drop)).map_err(failed)
+/// Removes what need not stay now that `step` is committed; returns the checkpoints removed.
+pub(crate) fn retain(site: &Site, step: u64) -> Result<Vec<u64>, Error> {
+    let (lake, run) = (site.lake(), &site.run);
+    let inventory = Inventory::read(lake, run, &checkpoint::checkpoints_prefix(run))?;
+    let committed = inventory.committed(run);
+    let removed = surplus(&committed, &site.settings);
+    for one in &removed {
+        remove_objects(lake, run, *one, &inventory.0[one])?;
+    }
+    sweep_decided(site, step, &inventory)?;
+    sweep_abandoned(site, &committed, &inventory)?;
+    Ok(removed)
+}
+
+/// What other attempts at a committed step left.
+fn sweep_decided(site: &Site, step: u64, inventory: &Inventory) -> Result<(), Error> {
+    let objects = inventory.0.get(&step).map_or(&[][..], Vec::as_slice);
+    let Some(commit) = read::commit(site.lake(), &site.run, step)? else { return Ok(()) };
+    // The commit, and a record and a file for each rank.
+    if objects.len() <= 1 + 2 * commit.ranks.len() {
+        return Ok(());
+    }
+    let mut named = BTreeSet::from([checkpoint::commit_key(&site.run, step)]);
+    for rank in 0..commit.world_size() {
+        let record = read::rank_record(site.lake(), &commit, rank)?;
+        let digest = commit.ranks[rank as usize];
+        named.insert(checkpoint::rank_key(&site.run, step, rank, digest));
+        named.insert(checkpoint::tensors_key(&site.run, step, rank, record.file.digest));
+    }
+    let foreign = objects.iter().filter(|listed| !named.contains(&listed.key));
+    foreign.map(|listed| &listed.key).try_for_each(|key| Ok(site.lake().delete(key).map(drop)?))
+}
+
+/// What attempts at earlier steps left that were never committed.
+fn sweep_abandoned(site: &Site, committed: &[u64], inventory: &Inventory) -> Result<(), Error> {
+    let Some(&newest) = committed.last() else { return Ok(()) };
+    let grace_ms = u64::try_from(LEFTOVER_GRACE.as_millis()).unwrap_or(u64::MAX);
+    let until = site.runtime.now().unix_ms().saturating_sub(grace_ms);
+    let open = inventory.0.range(..newest).filter(|(step, _)| !committed.contains(step));
+    for (_, objects) in open {
+        if objects.iter().all(|listed| listed.modified_unix_ms < until) {
+            objects.iter().try_for_each(|listed| site.lake().delete(&listed.key).map(drop))?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_objects(lake: &Lake, run: &Name, step: u64, objects: &[Listed]) -> Result<(), Error> {
+    lake.delete(&checkpoint::commit_key(run, step))?;
+    Ok(objects.iter().try_for_each(|listed| lake.delete(&listed.key).map(drop))?)
+}
+
+/// Removes one checkpoint: a damaged one, or one that a run was taken back behind.
+///
+/// # Errors
+/// [`Error::NoStep`] when it is not committed, [`Error::Newest`] when it is the newest and intact.
+pub fn remove(lake: &Lake, run: &Name, step: u64) -> Result<(), Error> {
+    let steps = read::steps(lake, run)?;
+    if !steps.contains(&step) {
+        read::existing(lake, run, step)?;
+    }
+    if steps.last() == Some(&step) && crate::verify(lake, run, Some(step)).is_ok() {
+        return Err(Error::Newest { run: run.clone(), step });
+    }
+    let inventory = Inventory::read(lake, run, &checkpoint::step_prefix(run, step))?;
+    inventory.0.get(&step).map_or(Ok(()), |objects| remove_objects(lake, run, step, objects))
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
+    fn settings(keep_last: u64, keep_every: u64) -> CheckpointSettings {
+        CheckpointSettings { keep_last, keep_every, ..CheckpointSettings::default() }
+    }
+
     #[test]
-    fn the_newest_stay_and_so_do_milestones() {
-        let settings = |keep_last, keep_every| CheckpointSettings {
-            keep_last,
-            keep_every,
-            ..CheckpointSettings::default()
-        };
-        let steps = [10, 20, 30, 40];
-        assert_eq!(chosen(&steps, &settings(0, 0)), []);
-        assert_eq!(chosen(&steps, &settings(1, 0)), [10, 20, 30]);
-        assert_eq!(chosen(&steps, &settings(1, 20)), [10, 30]);
-        assert_eq!(chosen(&steps, &settings(9, 0)), []);
-        assert_eq!(chosen(&[], &settings(1, 0)), []);
+    fn the_last_and_every_nth_stay() {
+        let steps = [10, 20, 30, 40, 50, 60];
+        assert_eq!(surplus(&steps, &settings(2, 0)), [10, 20, 30, 40]);
+        assert_eq!(surplus(&steps, &settings(2, 20)), [10, 30]);
+        assert!(surplus(&steps, &settings(0, 0)).is_empty());
+        assert!(surplus(&steps, &settings(9, 0)).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn the_newest_always_stays(
+            steps in prop::collection::btree_set(0u64..1000, 1..20), last in 0u64..5, every in 0u64..50,
+        ) {
+            let steps: Vec<_> = steps.into_iter().collect();
+            let gone = surplus(&steps, &settings(last, every));
+            prop_assert!(!gone.contains(steps.last().unwrap()));
+            if last > 0 {
+                let kept = steps.iter().filter(|step| !gone.contains(step));
+                let by_age = kept.filter(|&&step| every == 0 || step % every != 0).count();
+                prop_assert!(by_age as u64 <= last);
+            }
+        }
     }
 }

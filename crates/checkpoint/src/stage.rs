@@ -1,185 +1,226 @@
-//! Staging: the tensor file and the rank record become durable on this node.
+//! Staging: the captured state becomes durable on this node.
 //!
-//! The rank record is staged last and seals the checkpoint: what has one is drained, whoever is
-//! alive by then; what has none never was.
+//! ```text
+//! runs/<run>/checkpoints/<step>/<attempt>/rank-<r>.safetensors    the tensors
+//! runs/<run>/checkpoints/<step>/<attempt>/rank-<r>.json           the rank record, staged last
+//! ```
+//!
+//! The record is the seal: it names the digests of the file and says all that
+//! draining and committing need, so any later process can finish the save. Tensor digests and
+//! the file's are computed beside the writing, which mostly waits for the device.
+//!
+//! # After a crash
+//! A tensor file without its record is an unsealed leftover. With it, nothing is lost any more.
 
-use std::io::{Read, Write};
+use std::{
+    io::Write,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use forebay_format::{
     record,
     v1::{
-        checkpoint::{RankRecord, TensorEntry, checkpoints_prefix, step_prefix},
+        checkpoint::{self, RankRecord, TensorEntry, step_prefix},
         dataset::ObjectEntry,
-        tensors::TensorPlan,
+        tensors::TensorPlace,
     },
 };
-use forebay_local::LocalTier;
-use forebay_runtime::{Runtime, crash_point};
-use forebay_transfer::Transfer;
-use forebay_types::{Digest, DigestWriter, ErrorKind, Key, Name, Position};
+use forebay_runtime::crash_point;
+use forebay_types::{Digest, DigestWriter, Key, Name, Nonce};
 
-use crate::{Error, commit};
+use crate::{
+    Error,
+    capture::{Captured, Timing},
+    site::Site,
+};
 
-/// A state in the arena, with all that is said about it.
-pub(crate) struct Captured {
-    pub step: u64,
-    pub position: Position,
-    pub metadata: serde_json::Value,
-    /// The tensors' values, in the order of `plan.places`.
-    pub values: Vec<u8>,
-    pub plan: TensorPlan,
-}
+/// Written and digested at once, so that the second use finds the bytes in the processor's cache.
+const PIECE_BYTES: usize = 1 << 20;
 
-/// Who captured it.
-#[derive(Clone, Debug)]
-pub(crate) struct Origin {
-    pub run: Name,
-    pub rank: u32,
-    pub world_size: u32,
-    pub attempt: String,
-}
-
-/// What is staged of one rank's checkpoint.
+/// A save that is durable on this node.
 #[derive(Clone, Debug)]
 pub(crate) struct Sealed {
     pub record: RankRecord,
-    /// The digest of the record's body, which the commit names.
+    /// The record as it is stored.
+    pub body: Vec<u8>,
+    /// The digest of the record's body.
     pub digest: Digest,
+    pub timing: Timing,
 }
 
-/// The name under which a rank's file is staged.
-pub(crate) fn staged_name(run: &Name, step: u64, rank: u32, extension: &str) -> Key {
-    Key::new(format!("{}rank-{rank}.{extension}", step_prefix(run, step)))
-        .expect("names and numbers make sound keys")
+/// The names of what one rank stages in one attempt.
+pub(crate) struct StagedNames {
+    pub file: Key,
+    pub record: Key,
 }
 
-/// Writes both files; returns when they are durable.
-pub(crate) fn stage(
-    local: &LocalTier,
-    origin: &Origin,
-    captured: &Captured,
-) -> Result<Sealed, Error> {
-    let (file, tensors) = stage_tensors(local, origin, captured)?;
-    let record = RankRecord {
-        run: origin.run.clone(),
-        step: captured.step,
-        rank: origin.rank,
-        world_size: origin.world_size,
-        attempt: origin.attempt.clone(),
-        position: captured.position,
-        metadata: captured.metadata.clone(),
-        file,
-        tensors,
+impl StagedNames {
+    pub(crate) fn new(run: &Name, step: u64, attempt: Nonce, rank: u32) -> Self {
+        let stem = format!("{}{attempt}/rank-{rank}", step_prefix(run, step));
+        let name = |extension| {
+            Key::new(format!("{stem}.{extension}")).expect("names and numbers make sound keys")
+        };
+        Self { file: name("safetensors"), record: name("json") }
+    }
+
+    pub(crate) fn of(record: &RankRecord) -> Self {
+        Self::new(&record.run, record.step, record.attempt, record.rank)
+    }
+}
+
+impl Sealed {
+    pub(crate) fn names(&self) -> StagedNames {
+        StagedNames::of(&self.record)
+    }
+
+    /// Where the record goes in the lake.
+    pub(crate) fn record_key(&self) -> Key {
+        let RankRecord { run, step, rank, .. } = &self.record;
+        checkpoint::rank_key(run, *step, *rank, self.digest)
+    }
+
+    /// Where the tensors go in the lake.
+    pub(crate) fn file_key(&self) -> Key {
+        let RankRecord { run, step, rank, file, .. } = &self.record;
+        checkpoint::tensors_key(run, *step, *rank, file.digest)
+    }
+
+    /// Lets the staged files go. The seal goes last: without it nobody would know the file.
+    pub(crate) fn release(&self, site: &Site) -> Result<(), Error> {
+        let names = self.names();
+        site.local().release(&names.file)?;
+        Ok(site.local().release(&names.record)?)
+    }
+}
+
+/// Writes what was captured to the local tier, and seals it.
+pub(crate) fn stage(site: &Site, captured: &Captured) -> Result<Sealed, Error> {
+    let facts = &captured.facts;
+    let names = StagedNames::new(&site.run, facts.step, facts.attempt, site.rank.rank());
+    let outcome = write_file(site, captured, &names.file)
+        .and_then(|(file, digests)| seal(site, captured, &names.record, file, &digests));
+    if outcome.is_err() {
+        site.local().release(&names.file)?;
+    }
+    outcome
+}
+
+fn write_file(site: &Site, captured: &Captured, key: &Key) -> Result<(Digest, Vec<Digest>), Error> {
+    let image = captured.arena.image();
+    let writer = Mutex::new(Some(site.local().stage(key, image.len() as u64)?));
+    let whole = Mutex::new(None);
+    let tensors = TensorDigests::new(captured);
+    // One thread writes; it helps with the tensors when it is done.
+    site.runtime.workers("checkpoint-stage", site.threads(), |index| {
+        if index == 0 {
+            let writer = take(&writer).expect("only the first worker takes the writer");
+            *lock(&whole) = Some(write_image(writer, image, key)?);
+        }
+        tensors.work();
+        Ok::<_, Error>(())
+    })?;
+    let digest = take(&whole).expect("the first worker ended well");
+    Ok((digest, tensors.finish()))
+}
+
+fn write_image(
+    mut writer: forebay_local::StagedWriter,
+    image: &[u8],
+    key: &Key,
+) -> Result<Digest, Error> {
+    let mut digest = DigestWriter::new();
+    let (first, second) = image.split_at(image.len() / 2);
+    let mut write = |part: &[u8]| {
+        part.chunks(PIECE_BYTES).try_for_each(|piece| {
+            digest.update(piece);
+            writer.write_all(piece)
+        })
     };
-    let (body, digest) = record::encode(&record)?;
-    let name = staged_name(&origin.run, captured.step, origin.rank, "json");
-    write(local, origin, captured.step, &name, &[&body])?;
-    Ok(Sealed { record, digest })
+    write(first).map_err(Error::file("stage", key))?;
+    crash_point("checkpoint.stage");
+    write(second).map_err(Error::file("stage", key))?;
+    writer.finish()?;
+    Ok(digest.finish())
 }
 
-fn stage_tensors(
-    local: &LocalTier,
-    origin: &Origin,
-    captured: &Captured,
-) -> Result<(ObjectEntry, Vec<TensorEntry>), Error> {
-    let plan = &captured.plan;
-    let failed = failed(origin, captured.step, "stage");
-    let name = staged_name(&origin.run, captured.step, origin.rank, "safetensors");
-    let mut writer = local.stage(&name, plan.file_bytes).map_err(&failed)?;
-    let mut whole = DigestWriter::new();
-    let mut put = |bytes: &[u8]| {
-        whole.update(bytes);
-        let source = |source| Error::Staged { act: "write", name: name.clone(), source };
-        writer.write_all(bytes).map_err(source)
-    };
-    put(&plan.header)?;
-    let mut tensors = Vec::with_capacity(plan.places.len());
-    let mut values = &captured.values[..];
-    for (index, (_, place)) in plan.places.iter().enumerate() {
-        let (value, rest) = values.split_at(place.bytes as usize);
-        put(value)?;
-        values = rest;
-        tensors.push(TensorEntry {
-            name: place.spec.name.clone(),
-            dtype: place.spec.dtype,
-            shape: place.spec.shape.clone(),
-            offset: place.offset,
-            bytes: place.bytes,
-            digest: Digest::of(value),
-        });
-        if index == plan.places.len() / 2 {
-            crash_point("checkpoint.stage");
+/// The digests of all tensors, each computed by whichever thread is free.
+struct TensorDigests<'a> {
+    captured: &'a Captured,
+    next: AtomicUsize,
+    found: Mutex<Vec<Option<Digest>>>,
+}
+
+impl<'a> TensorDigests<'a> {
+    fn new(captured: &'a Captured) -> Self {
+        let found = Mutex::new(vec![None; captured.tensors.len()]);
+        Self { captured, next: AtomicUsize::new(0), found }
+    }
+
+    fn work(&self) {
+        loop {
+            let index = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(place) = self.captured.tensors.get(index) else { return };
+            let range = place.offset as usize..(place.offset + place.bytes) as usize;
+            let digest = Digest::of(&self.captured.arena.image()[range]);
+            lock(&self.found)[index] = Some(digest);
         }
     }
-    writer.finish().map_err(failed)?;
-    Ok((ObjectEntry { digest: whole.finish(), bytes: plan.file_bytes }, tensors))
+
+    fn finish(self) -> Vec<Digest> {
+        let found = self.found.into_inner().unwrap_or_else(PoisonError::into_inner);
+        found.into_iter().map(|digest| digest.expect("every tensor was taken")).collect()
+    }
 }
 
-fn write(
-    local: &LocalTier,
-    origin: &Origin,
-    step: u64,
+fn seal(
+    site: &Site,
+    captured: &Captured,
     name: &Key,
-    parts: &[&[u8]],
-) -> Result<(), Error> {
-    let bytes = parts.iter().map(|part| part.len() as u64).sum();
-    let failed = failed(origin, step, "stage");
-    let mut writer = local.stage(name, bytes).map_err(&failed)?;
-    for part in parts {
-        let source = |source| Error::Staged { act: "write", name: name.clone(), source };
-        writer.write_all(part).map_err(source)?;
+    file: Digest,
+    digests: &[Digest],
+) -> Result<Sealed, Error> {
+    let record = rank_record(site, captured, file, digests);
+    let (body, digest) = record::encode(&record)?;
+    let mut writer = site.local().stage(name, body.len() as u64)?;
+    writer.write_all(&body).map_err(Error::file("stage", name))?;
+    writer.finish()?;
+    crash_point("checkpoint.sealed");
+    Ok(Sealed { record, body, digest, timing: captured.timing })
+}
+
+fn rank_record(site: &Site, captured: &Captured, file: Digest, digests: &[Digest]) -> RankRecord {
+    let facts = &captured.facts;
+    let entry = |(place, digest): (&TensorPlace, &Digest)| TensorEntry {
+        name: place.spec.name.clone(),
+        dtype: place.spec.dtype,
+        shape: place.spec.shape.clone(),
+        offset: place.offset,
+        bytes: place.bytes,
+        digest: *digest,
+    };
+    RankRecord {
+        run: site.run.clone(),
+        step: facts.step,
+        rank: site.rank.rank(),
+        world_size: site.rank.world_size(),
+        attempt: facts.attempt,
+        position: facts.position,
+        parent: facts.parent,
+        dataset: facts.dataset.clone(),
+        captured_unix_ms: facts.captured_unix_ms,
+        file: ObjectEntry { digest: file, bytes: captured.arena.image().len() as u64 },
+        tensors: captured.tensors.iter().zip(digests).map(entry).collect(),
+        metadata: facts.metadata.clone(),
     }
-    writer.finish().map_err(failed)
 }
 
-fn failed(
-    origin: &Origin,
-    step: u64,
-    act: &'static str,
-) -> impl Fn(forebay_local::Error) -> Error {
-    let run = origin.run.clone();
-    move |source| Error::Local { act, run: run.clone(), step, source }
+fn lock<T>(value: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Drains what this rank sealed in an earlier life, oldest first; lets go what it did not seal.
-pub(crate) fn recover(
-    transfer: &Transfer,
-    runtime: &Runtime,
-    origin: &Origin,
-) -> Result<Vec<u64>, Error> {
-    let local = transfer.local();
-    let prefix = checkpoints_prefix(&origin.run);
-    let failed = |source| Error::Local { act: "recover", run: origin.run.clone(), step: 0, source };
-    let mut recovered = Vec::new();
-    for staged in local.staged().map_err(failed)? {
-        let Some(step) = step_of(&staged.name, &prefix, origin.rank) else { continue };
-        let name = staged_name(&origin.run, step, origin.rank, "json");
-        let mut body = Vec::new();
-        match local.staged_file(&name) {
-            Ok(file) => {
-                let source = |source| Error::Staged { act: "read", name: name.clone(), source };
-                file.take(record::LEN_BYTES_MAX).read_to_end(&mut body).map_err(source)?;
-            }
-            // Never sealed: nobody may rely on it.
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                local.release(&staged.name).map_err(failed)?;
-                continue;
-            }
-            Err(error) => return Err(failed(error)),
-        }
-        if recovered.contains(&step) {
-            continue;
-        }
-        let (record, digest) = record::decode::<RankRecord>(&body, name.as_str())?;
-        commit::drain(transfer, runtime, &Sealed { record, digest })?;
-        recovered.push(step);
-    }
-    Ok(recovered)
-}
-
-/// The step of a file that rank `rank` staged.
-fn step_of(name: &Key, prefix: &str, rank: u32) -> Option<u64> {
-    let (step, file) = name.as_str().strip_prefix(prefix)?.split_once('/')?;
-    file.strip_prefix(&format!("rank-{rank}."))?;
-    step.parse().ok()
+fn take<T>(value: &Mutex<Option<T>>) -> Option<T> {
+    lock(value).take()
 }

@@ -1,7 +1,7 @@
 //! What can go wrong between the tiers.
 
 use forebay_runtime::Cancelled;
-use forebay_types::{ErrorKind, Key, Name, Version};
+use forebay_types::{Digest, ErrorKind, Key, Name, Version};
 
 /// A transfer that failed, and at which object.
 #[derive(Debug, thiserror::Error)]
@@ -40,25 +40,25 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// A byte could not be moved from staging to the lake.
-    #[error("cannot copy the staged {name} to {key} in the lake")]
-    Drain {
+    /// A staged file could not be read.
+    #[error("cannot read the staged {name} on the local tier")]
+    Staged {
         /// The staged file.
         name: Key,
-        /// Where it goes.
-        key: Key,
         /// Why.
         #[source]
         source: std::io::Error,
     },
     /// A staged file changed on this node's disk before the lake had it.
     #[error(
-        "the staged {name} on the local tier is damaged: it does not have the digest it was \
-         staged with; remove it, and the run resumes from the checkpoint before it"
+        "the staged {name} on the local tier is damaged: it does not have the digest {digest} it \
+         was staged with"
     )]
     StagedDamaged {
         /// The staged file.
         name: Key,
+        /// What it should have been.
+        digest: Digest,
     },
     /// The local tier could not say what it holds.
     #[error("cannot look into the local tier")]
@@ -144,7 +144,7 @@ impl Error {
             Self::Lake { source, .. } => source.kind(),
             Self::Local { source, .. } | Self::Tier(source) => source.kind(),
             Self::Format { source, .. } => source.kind(),
-            Self::Write { source, .. } | Self::Drain { source, .. } => ErrorKind::of_io(source),
+            Self::Write { source, .. } | Self::Staged { source, .. } => ErrorKind::of_io(source),
             // A manifest is there and relies on it, so the lake lost it: nothing to be looked up.
             Self::Damaged { .. } | Self::Missing { .. } | Self::StagedDamaged { .. } => {
                 ErrorKind::Corrupt

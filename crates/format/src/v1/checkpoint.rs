@@ -7,14 +7,23 @@
 //!   commit.json                       the commit: names the record of every rank
 //! ```
 //!
-//! Everything but the commit is named by its content, so no attempt can overwrite what another
-//! one wrote, and the commit says which of them belong together.
+//! A step may be attempted more than once: a process died, a run was taken back, another is still
+//! alive. Everything but the commit is named by its content, so no attempt can overwrite what
+//! another one wrote. The commit names the record of every rank by digest, a record its file and
+//! each tensor in it: whoever holds the commit can prove every byte.
 
 use forebay_types::{Digest, Key, Name, Nonce, Position};
 use serde::{Deserialize, Serialize};
 
-use super::{dataset::ObjectEntry, tensors::Dtype};
-use crate::record::Record;
+use super::{
+    dataset::ObjectEntry,
+    run::DatasetReference,
+    tensors::{self, Dtype, TensorPlan, TensorSpec},
+};
+use crate::{Error, record::Record};
+
+/// The most ranks one commit names.
+pub const RANKS_MAX: u32 = 65_536;
 
 /// What one rank put into a checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,11 +37,17 @@ pub struct RankRecord {
     pub rank: u32,
     /// The number of ranks that belong to this checkpoint.
     pub world_size: u32,
-    /// The attempt all ranks of one checkpoint share; ranks of two attempts are never committed
-    /// together.
-    pub attempt: String,
+    /// Shared by all ranks of one attempt at this step and by no other attempt; ranks of two
+    /// attempts are never committed together.
+    pub attempt: Nonce,
     /// Where the run stood in its data.
     pub position: Position,
+    /// The checkpoint the run went on from before this one.
+    pub parent: Option<u64>,
+    /// What the run learns from.
+    pub dataset: Option<DatasetReference>,
+    /// When the state was captured, in milliseconds since 1970.
+    pub captured_unix_ms: u64,
     /// What the trainer stored beside its tensors: schedule, random state, …
     pub metadata: serde_json::Value,
     /// The tensor file.
@@ -60,21 +75,33 @@ pub struct TensorEntry {
 }
 
 /// The record whose presence makes a checkpoint exist.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// A pure function of its rank records: whichever rank writes it, its bytes are the same.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CommitRecord {
     /// The run.
     pub run: Name,
     /// Steps taken when it was captured.
     pub step: u64,
+    /// The attempt that succeeded.
+    pub attempt: Nonce,
     /// Where the run stood in its data.
     pub position: Position,
-    /// The digest of each rank's record, from rank 0 on.
-    pub ranks: Vec<Digest>,
-    /// When it was committed, in milliseconds since 1970.
+    /// The checkpoint the run went on from before this one.
+    pub parent: Option<u64>,
+    /// What the run learns from.
+    pub dataset: Option<DatasetReference>,
+    /// When its last rank was captured, in milliseconds since 1970.
     pub created_unix_ms: u64,
-    /// Made by its writer, who recognizes its own record by it.
-    pub nonce: Nonce,
+    /// The digest of each rank's record, from rank 0 on; their number is the world size.
+    pub ranks: Vec<Digest>,
+    /// The number of its tensors, over all ranks.
+    pub tensors: u64,
+    /// The bytes of its tensor files, over all ranks.
+    pub bytes: u64,
+    /// The metadata of rank 0.
+    pub metadata: serde_json::Value,
 }
 
 impl Record for RankRecord {
@@ -82,14 +109,43 @@ impl Record for RankRecord {
     const VERSION: u32 = 1;
 
     fn check(&self) -> Result<(), String> {
-        if self.rank >= self.world_size {
+        if self.rank >= self.world_size || self.world_size > RANKS_MAX {
             return Err(format!("rank {} of world size {}", self.rank, self.world_size));
         }
-        let end = self.tensors.last().map(|last| last.offset.saturating_add(last.bytes));
-        if end.is_some_and(|end| end != self.file.bytes) {
-            return Err("its tensors do not fill its file".into());
+        check_parent(self.parent, self.step)?;
+        let plan = self.plan().map_err(|error| error.to_string())?;
+        for ((index, place), (at, tensor)) in
+            plan.places.iter().zip(self.tensors.iter().enumerate())
+        {
+            if *index != at || (place.offset, place.bytes) != (tensor.offset, tensor.bytes) {
+                return Err(format!("tensor `{}` does not lie where it must", tensor.name));
+            }
+        }
+        if plan.file_bytes != self.file.bytes {
+            return Err(format!("its tensors make a file of {} bytes", plan.file_bytes));
         }
         Ok(())
+    }
+}
+
+impl RankRecord {
+    /// The plan of its file, whose header is what the file must start with.
+    ///
+    /// # Errors
+    /// When its tensors make no file.
+    pub fn plan(&self) -> Result<TensorPlan, Error> {
+        let spec = |tensor: &TensorEntry| TensorSpec {
+            name: tensor.name.clone(),
+            dtype: tensor.dtype,
+            shape: tensor.shape.clone(),
+        };
+        tensors::plan(&self.tensors.iter().map(spec).collect::<Vec<_>>())
+    }
+
+    /// What all ranks of one attempt must agree on.
+    fn shared(&self) -> impl PartialEq + use<'_> {
+        let Self { run, step, world_size, attempt, position, parent, dataset, .. } = self;
+        (run, step, world_size, attempt, position, parent, dataset)
     }
 }
 
@@ -98,7 +154,56 @@ impl Record for CommitRecord {
     const VERSION: u32 = 1;
 
     fn check(&self) -> Result<(), String> {
-        if self.ranks.is_empty() { Err("it names no rank".into()) } else { Ok(()) }
+        check_parent(self.parent, self.step)?;
+        if self.ranks.is_empty() || self.ranks.len() > RANKS_MAX as usize {
+            return Err(format!("it names {} ranks", self.ranks.len()));
+        }
+        Ok(())
+    }
+}
+
+impl CommitRecord {
+    /// The commit of `ranks`: all ranks of one attempt, in order, with their records' digests.
+    ///
+    /// # Errors
+    /// What keeps them from being one checkpoint, in words.
+    pub fn of(ranks: &[(RankRecord, Digest)]) -> Result<Self, String> {
+        let Some((first, _)) = ranks.first() else { return Err("there are no ranks".into()) };
+        if ranks.len() != first.world_size as usize {
+            return Err(format!("{} ranks of {}", ranks.len(), first.world_size));
+        }
+        for (index, (record, _)) in ranks.iter().enumerate() {
+            if record.shared() != first.shared() || record.rank as usize != index {
+                return Err(format!("rank {index} saved another state than rank 0"));
+            }
+        }
+        let records = || ranks.iter().map(|(record, _)| record);
+        Ok(Self {
+            run: first.run.clone(),
+            step: first.step,
+            attempt: first.attempt,
+            position: first.position,
+            parent: first.parent,
+            dataset: first.dataset.clone(),
+            created_unix_ms: records().map(|one| one.captured_unix_ms).max().unwrap_or(0),
+            ranks: ranks.iter().map(|(_, digest)| *digest).collect(),
+            tensors: records().map(|one| one.tensors.len() as u64).sum(),
+            bytes: records().map(|one| one.file.bytes).sum(),
+            metadata: first.metadata.clone(),
+        })
+    }
+
+    /// The number of ranks.
+    #[must_use]
+    pub fn world_size(&self) -> u32 {
+        u32::try_from(self.ranks.len()).unwrap_or(RANKS_MAX)
+    }
+}
+
+fn check_parent(parent: Option<u64>, step: u64) -> Result<(), String> {
+    match parent {
+        Some(parent) if parent >= step => Err(format!("its parent, {parent}, is no earlier step")),
+        _ => Ok(()),
     }
 }
 
@@ -130,6 +235,23 @@ pub fn rank_key(run: &Name, step: u64, rank: u32, digest: Digest) -> Key {
 #[must_use]
 pub fn commit_key(run: &Name, step: u64) -> Key {
     key(format!("{}commit.json", step_prefix(run, step)))
+}
+
+/// The step that a key below [`checkpoints_prefix`] belongs to.
+#[must_use]
+pub fn step_of(run: &Name, key: &Key) -> Option<u64> {
+    let rest = key.as_str().strip_prefix(&checkpoints_prefix(run))?;
+    let step = rest.split('/').next()?.parse().ok()?;
+    // Reading is lenient; writing it again is not.
+    key.as_str().starts_with(&step_prefix(run, step)).then_some(step)
+}
+
+/// The rank and digest in the name of a rank's record.
+#[must_use]
+pub fn rank_of(key: &Key) -> Option<(u32, Digest)> {
+    let name = key.file_name().strip_prefix("rank-")?.strip_suffix(".json")?;
+    let (rank, digest) = name.split_once('-')?;
+    Some((rank.parse().ok()?, digest.parse().ok()?))
 }
 
 fn key(text: String) -> Key {

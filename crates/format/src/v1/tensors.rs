@@ -10,9 +10,9 @@
 //! Widest first keeps every tensor aligned to its own elements, so a memory map of the file can
 //! be used as it is. The bytes depend on names, types, shapes and values alone.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::Error;
 
@@ -20,6 +20,7 @@ use crate::Error;
 pub const HEADER_BYTES_MAX: u64 = 64 << 20;
 const ALIGNMENT_BYTES: usize = 64;
 const LENGTH_BYTES: u64 = 8;
+const METADATA: &str = "__metadata__";
 
 /// The type of a tensor's elements, as safetensors spells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -82,6 +83,10 @@ impl TensorSpec {
     /// The bytes of its values; `None` when no machine could hold them.
     #[must_use]
     pub fn bytes(&self) -> Option<u64> {
+        // A side of 0 makes the whole empty, however long the others are.
+        if self.shape.contains(&0) {
+            return Some(0);
+        }
         self.shape.iter().try_fold(self.dtype.bytes(), |bytes, &side| bytes.checked_mul(side))
     }
 }
@@ -125,7 +130,8 @@ pub fn plan(specs: &[TensorSpec]) -> Result<TensorPlan, Error> {
     let refuse = |what: String| Error::Unwritable { object: "a tensor file".into(), what };
     let mut order: Vec<usize> = (0..specs.len()).collect();
     order.sort_by(|&a, &b| {
-        let key = |index: usize| (std::cmp::Reverse(specs[index].dtype.bytes()), &specs[index].name);
+        let key =
+            |index: usize| (std::cmp::Reverse(specs[index].dtype.bytes()), &specs[index].name);
         key(a).cmp(&key(b))
     });
     let mut header = BTreeMap::new();
@@ -135,11 +141,14 @@ pub fn plan(specs: &[TensorSpec]) -> Result<TensorPlan, Error> {
         let spec = &specs[index];
         let bytes = spec.bytes().and_then(|bytes| Some((bytes, end.checked_add(bytes)?)));
         let Some((bytes, next)) = bytes else {
-            return Err(refuse(format!("tensor `{}` of shape {:?} is too large", spec.name, spec.shape)));
+            return Err(refuse(format!(
+                "tensor `{}` of shape {:?} is too large",
+                spec.name, spec.shape
+            )));
         };
         let entry =
             HeaderEntry { dtype: spec.dtype, shape: spec.shape.clone(), data_offsets: [end, next] };
-        if spec.name == "__metadata__" || header.insert(spec.name.clone(), entry).is_some() {
+        if spec.name == METADATA || header.insert(spec.name.clone(), entry).is_some() {
             return Err(refuse(format!("the name `{}` is taken", spec.name)));
         }
         ranges.push((index, end, bytes));
@@ -182,14 +191,13 @@ pub fn header_bytes(first: [u8; 8], object: &str) -> Result<u64, Error> {
 /// [`Error::Damaged`] when ranges overlap, leave gaps, leave the file, or do not fit their shapes.
 pub fn parse(json: &[u8], file_bytes: u64, object: &str) -> Result<Vec<TensorPlace>, Error> {
     let damaged = |what: String| Error::damaged(object, what);
-    let mut header: BTreeMap<String, serde_json::Value> =
-        serde_json::from_slice(json).map_err(|error| damaged(error.to_string()))?;
-    header.remove("__metadata__");
+    if json.first() != Some(&b'{') {
+        return Err(damaged("its header does not start with `{`".into()));
+    }
+    let Rows(header) = serde_json::from_slice(json).map_err(|error| damaged(error.to_string()))?;
     let start = LENGTH_BYTES + json.len() as u64;
     let mut places = Vec::with_capacity(header.len());
-    for (name, value) in header {
-        let entry: HeaderEntry =
-            serde_json::from_value(value).map_err(|error| damaged(format!("`{name}`: {error}")))?;
+    for (name, entry) in header {
         let spec = TensorSpec { name, dtype: entry.dtype, shape: entry.shape };
         let [from, to] = entry.data_offsets;
         let bytes = to.checked_sub(from).filter(|bytes| spec.bytes() == Some(*bytes));
@@ -203,15 +211,61 @@ pub fn parse(json: &[u8], file_bytes: u64, object: &str) -> Result<Vec<TensorPla
     let mut end = start;
     for place in &places {
         if place.offset != end {
-            return Err(damaged(format!("`{}` does not follow the tensor before it", place.spec.name)));
+            return Err(damaged(format!(
+                "`{}` does not follow the tensor before it",
+                place.spec.name
+            )));
         }
         end = end.saturating_add(place.bytes);
     }
-    if end == file_bytes { Ok(places) } else { Err(damaged(format!("{file_bytes} bytes instead of {end}"))) }
+    if end == file_bytes {
+        Ok(places)
+    } else {
+        Err(damaged(format!("{file_bytes} bytes instead of {end}")))
+    }
+}
+
+/// The header's rows. A map would keep the last of two rows of one name, and readers that keep
+/// the first would see another file: such a header is refused.
+struct Rows(BTreeMap<String, HeaderEntry>);
+
+impl<'de> Deserialize<'de> for Rows {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(RowsVisitor)
+    }
+}
+
+struct RowsVisitor;
+
+impl<'de> de::Visitor<'de> for RowsVisitor {
+    type Value = Rows;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a map of tensors")
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Rows, A::Error> {
+        let mut rows = BTreeMap::new();
+        let mut described = false;
+        while let Some(name) = map.next_key::<String>()? {
+            let twice = if name == METADATA {
+                map.next_value::<BTreeMap<String, String>>()?;
+                std::mem::replace(&mut described, true)
+            } else {
+                rows.insert(name.clone(), map.next_value()?).is_some()
+            };
+            if twice {
+                return Err(de::Error::custom(format!("the name `{name}` stands twice")));
+            }
+        }
+        Ok(Rows(rows))
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn spec(name: &str, dtype: Dtype, shape: &[u64]) -> TensorSpec {
@@ -254,11 +308,104 @@ mod tests {
             r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[18446744073709551607,18446744073709551615]}}"#,
             r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[2,6]}}"#,
             r#"{"a":{"dtype":"X9","shape":[2],"data_offsets":[0,8]}}"#,
-            "[", "{}x", "",
+            r#"{"a":{"dtype":"U8","shape":[8],"data_offsets":[0,8]},"a":{"dtype":"U8","shape":[8],"data_offsets":[0,8]}}"#,
+            r#"{"__metadata__":{},"__metadata__":{},"a":{"dtype":"U8","shape":[8],"data_offsets":[0,8]}}"#,
+            r#" {"a":{"dtype":"U8","shape":[8],"data_offsets":[0,8]}}"#,
+            r#"{"a":{"dtype":"U8","shape":[8],"data_offsets":[0,8],"b":1}}"#,
+            "[",
+            "{}x",
+            "",
         ];
         for json in hostile {
             assert!(parse(json.as_bytes(), 8 + json.len() as u64 + 8, "x").is_err(), "{json}");
         }
         assert!(header_bytes([255; 8], "x").is_err());
+    }
+
+    const DTYPES: [Dtype; 13] = [
+        Dtype::F64,
+        Dtype::F32,
+        Dtype::F16,
+        Dtype::BF16,
+        Dtype::I64,
+        Dtype::I32,
+        Dtype::I16,
+        Dtype::I8,
+        Dtype::U64,
+        Dtype::U32,
+        Dtype::U16,
+        Dtype::U8,
+        Dtype::Bool,
+    ];
+
+    fn specs() -> impl Strategy<Value = Vec<TensorSpec>> {
+        let tensor = (0..DTYPES.len(), prop::collection::vec(0u64..5, 0..4));
+        prop::collection::btree_map("[a-z.\"é]{0,6}", tensor, 0..12).prop_map(|map| {
+            let one = |(name, (dtype, shape)): (String, (usize, Vec<u64>))| {
+                spec(&name, DTYPES[dtype], &shape)
+            };
+            map.into_iter().map(one).collect()
+        })
+    }
+
+    /// A file of these tensors whose bytes count up.
+    fn file(specs: &[TensorSpec]) -> (TensorPlan, Vec<u8>) {
+        let plan = plan(specs).unwrap();
+        let mut bytes = plan.header.clone();
+        bytes.extend((bytes.len() as u64..plan.file_bytes).map(|index| index as u8));
+        (plan, bytes)
+    }
+
+    fn read(bytes: &[u8]) -> Result<Vec<TensorPlace>, Error> {
+        let (first, rest) =
+            bytes.split_first_chunk().ok_or_else(|| Error::damaged("x", "it is too short"))?;
+        let json = rest.get(..header_bytes(*first, "x")? as usize);
+        let json = json.ok_or_else(|| Error::damaged("x", "its header is cut short"))?;
+        parse(json, bytes.len() as u64, "x")
+    }
+
+    proptest! {
+        /// The reference implementation is the judge.
+        #[test]
+        fn the_safetensors_crate_reads_what_we_write(specs in specs()) {
+            let (plan, bytes) = file(&specs);
+            let judge = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+            prop_assert_eq!(judge.len(), specs.len());
+            for (_, place) in &plan.places {
+                let view = judge.tensor(&place.spec.name).unwrap();
+                let range = place.offset as usize..(place.offset + place.bytes) as usize;
+                prop_assert_eq!(view.data(), &bytes[range]);
+                let shape: Vec<_> = view.shape().iter().map(|&side| side as u64).collect();
+                prop_assert_eq!(&shape, &place.spec.shape);
+                let dtype = serde_json::to_string(&view.dtype()).unwrap();
+                prop_assert_eq!(dtype, serde_json::to_string(&place.spec.dtype).unwrap());
+            }
+        }
+
+        #[test]
+        fn the_order_given_decides_nothing_and_all_is_read_back(specs in specs()) {
+            let (plan, bytes) = file(&specs);
+            let reversed: Vec<_> = specs.iter().rev().cloned().collect();
+            prop_assert_eq!(&file(&reversed).1, &bytes);
+            let found = read(&bytes).unwrap();
+            prop_assert_eq!(found.len(), specs.len());
+            prop_assert!(plan.places.iter().all(|(_, place)| found.contains(place)));
+        }
+
+        #[test]
+        fn no_bytes_make_the_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _outcome = read(&bytes);
+        }
+
+        #[test]
+        fn no_damage_makes_it_panic_or_leave_the_file(at in 0usize..400, flip in 1u8..) {
+            let (_, mut bytes) = file(&[spec("a", Dtype::F32, &[2, 3]), spec("b", Dtype::U8, &[])]);
+            let at = at % bytes.len();
+            bytes[at] ^= flip;
+            if let Ok(found) = read(&bytes) {
+                let end = bytes.len() as u64;
+                prop_assert!(found.iter().all(|place| place.offset + place.bytes <= end));
+            }
+        }
     }
 }

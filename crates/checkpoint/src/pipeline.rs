@@ -1,0 +1,362 @@
+//! The background: one thread stages, one drains and commits.
+//!
+//! The arena travels with the save to the staging thread and back. So a save that comes while the
+//! one before is being staged waits for it, and one that comes while it is being drained does not.
+//! At most [`STAGED_MAX`] sealed saves queue for the drain; then staging waits, and through the
+//! arena the trainer.
+//!
+//! A save that could not be drained because the lake was away stays sealed and is tried again with
+//! the next save or wait. The newest committed save stays staged until the next is committed, so
+//! that a restart on this node restores from the local tier.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        mpsc::{Receiver, Sender, SyncSender, channel, sync_channel},
+    },
+    time::Duration,
+};
+
+use forebay_runtime::Task;
+use forebay_types::{ErrorKind, Rank};
+use serde::Serialize;
+
+use crate::{
+    Error,
+    arena::Arena,
+    capture::Captured,
+    publish::{Outcome, publish},
+    recover::is_lost,
+    retain::retain,
+    site::Site,
+    stage::{Sealed, stage},
+};
+
+/// Sealed saves that may wait for the lake.
+pub const STAGED_MAX: usize = 2;
+
+/// What one save came to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SaveReport {
+    /// Its step.
+    pub step: u64,
+    /// The bytes of this rank's tensor file.
+    pub bytes: u64,
+    /// How long the trainer stood still, waiting included.
+    pub pause_seconds: f64,
+    /// How much of that it waited for the save before to be staged.
+    pub waited_seconds: f64,
+    /// From the capture until it was durable on the node.
+    pub stage_seconds: f64,
+    /// From the capture until it was committed in the lake.
+    pub durable_seconds: f64,
+    /// When it was seen to be committed, in milliseconds since 1970.
+    pub committed_unix_ms: u64,
+    /// Older checkpoints that were removed since they need not be kept.
+    pub removed: Vec<u64>,
+}
+
+/// What the threads and the trainer tell each other.
+#[derive(Default)]
+struct Board {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Saves captured whose fate is open; parked ones are not among them.
+    under_way: usize,
+    /// Sealed saves in the drain's queue or hands.
+    draining: usize,
+    /// Sealed saves that could not be drained so far.
+    parked: usize,
+    drain_ended: bool,
+    reports: Vec<SaveReport>,
+    errors: VecDeque<Error>,
+    /// Committed, and still staged.
+    kept: Option<Sealed>,
+}
+
+enum Order {
+    Drain(Box<Sealed>),
+    TryParked,
+}
+
+/// The trainer's end of the background.
+pub(crate) struct Pipeline {
+    site: Site,
+    board: Arc<Board>,
+    captured: Option<SyncSender<Captured>>,
+    orders: Option<SyncSender<Order>>,
+    arenas: Receiver<Arena>,
+    tasks: Vec<Task<()>>,
+}
+
+impl Pipeline {
+    pub(crate) fn start(site: &Site, kept: Option<Sealed>, arena: Arena) -> Self {
+        let board = Arc::new(Board::default());
+        board.lock().kept = kept;
+        let (captured, to_stage) = sync_channel(1);
+        let (orders, to_drain) = sync_channel(STAGED_MAX);
+        let (arena_back, arenas) = channel();
+        arena_back.send(arena).expect("the receiver is held here");
+        let stager = {
+            let (site, board, orders) = (site.clone(), board.clone(), orders.clone());
+            move || stage_all(&site, &board, &to_stage, &orders, &arena_back)
+        };
+        let drainer = {
+            let (site, board) = (site.clone(), board.clone());
+            move || drain_all(&site, &board, &to_drain)
+        };
+        let tasks = vec![
+            site.runtime.spawn("checkpoint-stager", stager),
+            site.runtime.spawn("checkpoint-drainer", drainer),
+        ];
+        let (captured, orders) = (Some(captured), Some(orders));
+        Self { site: site.clone(), board, captured, orders, arenas, tasks }
+    }
+
+    /// The arena, once the save before is staged.
+    pub(crate) fn arena(&mut self) -> Result<Arena, Error> {
+        self.arenas.recv().map_err(|_| self.dead())
+    }
+
+    pub(crate) fn submit(&mut self, captured: Captured) -> Result<(), Error> {
+        self.board.lock().under_way += 1;
+        let sent = self.captured.as_ref().is_some_and(|sender| sender.send(captured).is_ok());
+        if sent { Ok(()) } else { Err(self.dead()) }
+    }
+
+    /// The oldest error that nobody was told of.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        self.board.lock().errors.pop_front().map_or(Ok(()), Err)
+    }
+
+    pub(crate) fn reports(&self) -> Vec<SaveReport> {
+        std::mem::take(&mut self.board.lock().reports)
+    }
+
+    /// Until nothing is under way; then nothing stays staged either.
+    pub(crate) fn wait(&mut self) -> Result<Vec<SaveReport>, Error> {
+        self.check()?;
+        if self.board.lock().parked > 0 {
+            self.try_parked()?;
+        }
+        self.settle()?;
+        self.check()?;
+        if let Some(kept) = self.board.lock().kept.take() {
+            kept.release(&self.site)?;
+        }
+        Ok(self.reports())
+    }
+
+    fn try_parked(&mut self) -> Result<(), Error> {
+        self.board.lock().under_way += 1;
+        let sent = self.orders.as_ref().is_some_and(|orders| orders.send(Order::TryParked).is_ok());
+        if sent { Ok(()) } else { Err(self.dead()) }
+    }
+
+    fn settle(&mut self) -> Result<(), Error> {
+        let mut state = self.board.lock();
+        while state.under_way > 0 {
+            let poll = Duration::from_millis(200);
+            let waited = self.board.changed.wait_timeout(state, poll);
+            (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            if self.tasks.iter().any(Task::is_finished) {
+                drop(state);
+                return Err(self.dead());
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the threads once they have done what was asked of them.
+    fn stop(&mut self) -> Vec<Result<(), forebay_runtime::Panicked>> {
+        (self.captured, self.orders) = (None, None);
+        self.tasks.drain(..).map(Task::join).collect()
+    }
+
+    /// Why a thread is gone that should be there.
+    fn dead(&mut self) -> Error {
+        let panic = self.stop().into_iter().find_map(Result::err);
+        panic.map_or(Error::Stopped, Error::Panicked)
+    }
+}
+
+impl Drop for Pipeline {
+    /// Waits for what is under way. What could not be drained stays staged.
+    fn drop(&mut self) {
+        let _nobody_to_tell = self.stop();
+        if let Some(kept) = self.board.lock().kept.take() {
+            let _stays_staged = kept.release(&self.site);
+        }
+    }
+}
+
+impl Board {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn update(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+    }
+
+    /// Makes room on the local tier; false when there is nothing to wait for.
+    fn make_room(&self, site: &Site) -> Result<bool, Error> {
+        let mut state = self.lock();
+        if let Some(kept) = state.kept.take() {
+            kept.release(site)?;
+            return Ok(true);
+        }
+        let draining = state.draining;
+        while state.draining == draining && draining > 0 && !state.drain_ended {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(draining > 0 && !state.drain_ended)
+    }
+}
+
+/// Tells those who wait for the drain that it ended, also when it panicked.
+struct DrainEnds<'a>(&'a Board);
+
+impl Drop for DrainEnds<'_> {
+    fn drop(&mut self) {
+        self.0.update(|state| state.drain_ended = true);
+    }
+}
+
+fn stage_all(
+    site: &Site,
+    board: &Board,
+    jobs: &Receiver<Captured>,
+    orders: &SyncSender<Order>,
+    arenas: &Sender<Arena>,
+) {
+    for captured in jobs {
+        let outcome = stage_patiently(site, board, &captured);
+        let (step, captured_at) = (captured.facts.step, captured.timing.captured_at);
+        // The trainer may be gone.
+        let _sent = arenas.send(captured.arena);
+        match outcome {
+            Ok(mut sealed) => {
+                sealed.timing.stage_seconds = seconds_since(site, captured_at);
+                board.update(|state| state.draining += 1);
+                if orders.send(Order::Drain(Box::new(sealed))).is_err() {
+                    // The drain panicked, which the trainer's next call tells.
+                    return;
+                }
+            }
+            Err(source) => board.update(|state| {
+                state.errors.push_back(background(site, step, "staged", source));
+                state.under_way -= 1;
+            }),
+        }
+    }
+}
+
+fn stage_patiently(site: &Site, board: &Board, captured: &Captured) -> Result<Sealed, Error> {
+    loop {
+        match stage(site, captured) {
+            Err(error) if error.kind() == ErrorKind::Full && board.make_room(site)? => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+fn drain_all(site: &Site, board: &Board, orders: &Receiver<Order>) {
+    let _ends = DrainEnds(board);
+    let mut parked = Vec::new();
+    for order in orders {
+        parked = parked.into_iter().filter_map(|sealed| drain(site, board, sealed)).collect();
+        let fresh = match order {
+            Order::Drain(sealed) => {
+                parked.extend(drain(site, board, *sealed));
+                true
+            }
+            Order::TryParked => false,
+        };
+        board.update(|state| {
+            state.parked = parked.len();
+            state.draining -= usize::from(fresh);
+            state.under_way -= 1;
+        });
+    }
+}
+
+/// Publishes one save; gives it back when it should be tried again.
+fn drain(site: &Site, board: &Board, sealed: Sealed) -> Option<Sealed> {
+    let step = sealed.record.step;
+    let patience = match site.rank {
+        Rank::ALONE => Duration::ZERO,
+        _ => Duration::from_secs(site.settings.commit_wait_seconds),
+    };
+    let outcome = publish(site, &sealed, patience);
+    let error = match outcome {
+        Ok(Outcome::Awaiting(missing)) => missing_ranks(site, step, &missing),
+        Ok(outcome) => {
+            committed(site, board, sealed, &outcome);
+            return None;
+        }
+        Err(error) => background(site, step, "published", error),
+    };
+    let again = matches!(&error, Error::Background { source, .. }
+        if !is_lost(source) && source.kind() != ErrorKind::Conflict);
+    board.update(|state| state.errors.push_back(error));
+    if again {
+        return Some(sealed);
+    }
+    release(site, board, &sealed);
+    None
+}
+
+fn committed(site: &Site, board: &Board, sealed: Sealed, outcome: &Outcome) {
+    let record = &sealed.record;
+    let mut report = SaveReport {
+        step: record.step,
+        bytes: record.file.bytes,
+        pause_seconds: sealed.timing.pause_seconds,
+        waited_seconds: sealed.timing.waited_seconds,
+        stage_seconds: sealed.timing.stage_seconds,
+        durable_seconds: seconds_since(site, sealed.timing.captured_at),
+        committed_unix_ms: site.runtime.now().unix_ms(),
+        removed: Vec::new(),
+    };
+    let older = board.lock().kept.replace(sealed);
+    if let Some(older) = older {
+        release(site, board, &older);
+    }
+    if *outcome == Outcome::Committed {
+        match retain(site, report.step) {
+            Ok(removed) => report.removed = removed,
+            Err(source) => {
+                let (run, step, source) = (site.run.clone(), report.step, Box::new(source));
+                board
+                    .update(|state| state.errors.push_back(Error::Retention { run, step, source }));
+            }
+        }
+    }
+    board.update(|state| state.reports.push(report));
+}
+
+fn release(site: &Site, board: &Board, sealed: &Sealed) {
+    if let Err(error) = sealed.release(site) {
+        board.update(|state| state.errors.push_back(error));
+    }
+}
+
+fn background(site: &Site, step: u64, act: &'static str, source: Error) -> Error {
+    Error::Background { run: site.run.clone(), step, act, source: Box::new(source) }
+}
+
+fn missing_ranks(site: &Site, step: u64, missing: &[u32]) -> Error {
+    let names: Vec<_> = missing.iter().take(10).map(ToString::to_string).collect();
+    Error::RanksMissing { run: site.run.clone(), step, missing: names.join(", ") }
+}
+
+fn seconds_since(site: &Site, moment: Duration) -> f64 {
+    site.runtime.elapsed().saturating_sub(moment).as_secs_f64()
+}

@@ -1,0 +1,166 @@
+//! Publishing: the moment at which a checkpoint comes to exist.
+//!
+//! Each rank drains its file, then writes its record, then looks whether all ranks of its attempt
+//! have. Whoever sees all complete creates `commit.json` if absent. The commit is a pure function
+//! of the rank records, so several ranks that see the same write the same bytes.
+//!
+//! # After a crash
+//! Before the commit: objects of an attempt that nothing names; the staged copy is drained again.
+//! After it: nothing to do. There is no third case.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use forebay_format::{
+    record,
+    v1::checkpoint::{self, CommitRecord, RankRecord},
+};
+use forebay_lake::{Commit, Purpose};
+use forebay_runtime::crash_point;
+use forebay_types::{Digest, Key};
+
+use crate::{Error, read, site::Site, stage::Sealed};
+
+const POLL_FIRST: Duration = Duration::from_millis(20);
+const POLL_LONGEST: Duration = Duration::from_secs(1);
+
+/// What became of a published save.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Our commit made it exist.
+    Committed,
+    /// It existed: another rank, or this save in an earlier life, or an equal state.
+    Existed,
+    /// These ranks have not published their part.
+    Awaiting(Vec<u32>),
+}
+
+/// Brings a sealed save to the lake and commits it, waiting at most `patience` for other ranks.
+pub(crate) fn publish(site: &Site, sealed: &Sealed, patience: Duration) -> Result<Outcome, Error> {
+    let step = sealed.record.step;
+    if let Some(commit) = read::commit(site.lake(), &site.run, step)? {
+        return settle(site, sealed, &commit);
+    }
+    let digest = sealed.record.file.digest;
+    site.transfer.drain(&sealed.names().file, &sealed.file_key(), digest)?;
+    site.lake().write(&sealed.record_key(), Purpose::Checkpoint, &sealed.body)?;
+    crash_point("checkpoint.before_commit");
+    let outcome = await_ranks(site, sealed, patience)?;
+    crash_point("checkpoint.after_commit");
+    Ok(outcome)
+}
+
+fn await_ranks(site: &Site, sealed: &Sealed, patience: Duration) -> Result<Outcome, Error> {
+    let watch = site.runtime.stopwatch();
+    let mut ranks = Ranks::new(sealed);
+    let mut pause = POLL_FIRST;
+    loop {
+        let missing = ranks.look(site, sealed)?;
+        if missing.is_empty() {
+            return commit(site, sealed, &ranks.complete());
+        }
+        if let Some(commit) = read::commit(site.lake(), &site.run, sealed.record.step)? {
+            return settle(site, sealed, &commit);
+        }
+        if watch.elapsed() >= patience || site.runtime.sleep(pause).is_err() {
+            return Ok(Outcome::Awaiting(missing));
+        }
+        pause = (pause * 2).min(POLL_LONGEST);
+    }
+}
+
+/// The records of one attempt, as they come in.
+struct Ranks {
+    found: Vec<Option<(RankRecord, Digest)>>,
+    /// Records of other attempts, which need not be read again.
+    foreign: BTreeSet<Key>,
+}
+
+impl Ranks {
+    fn new(sealed: &Sealed) -> Self {
+        let mut found = vec![None; sealed.record.world_size as usize];
+        found[sealed.record.rank as usize] = Some((sealed.record.clone(), sealed.digest));
+        Self { found, foreign: BTreeSet::new() }
+    }
+
+    /// Looks for those not seen yet; returns who is still missing.
+    fn look(&mut self, site: &Site, sealed: &Sealed) -> Result<Vec<u32>, Error> {
+        if !self.missing().is_empty() {
+            for key in self.candidates(site, sealed.record.step)? {
+                self.add(site, sealed, key)?;
+            }
+        }
+        Ok(self.missing())
+    }
+
+    /// Records in the lake that might be those of missing ranks.
+    fn candidates(&self, site: &Site, step: u64) -> Result<Vec<Key>, Error> {
+        let mut keys = Vec::new();
+        site.lake().list(&checkpoint::step_prefix(&site.run, step), &mut |listed| {
+            let slot = checkpoint::rank_of(&listed.key)
+                .and_then(|(rank, _)| self.found.get(rank as usize));
+            if matches!(slot, Some(None)) && !self.foreign.contains(&listed.key) {
+                keys.push(listed.key);
+            }
+            Ok(())
+        })?;
+        Ok(keys)
+    }
+
+    fn add(&mut self, site: &Site, sealed: &Sealed, key: Key) -> Result<(), Error> {
+        let Some(record) = read::published(site.lake(), &key)? else { return Ok(()) };
+        let digest = checkpoint::rank_of(&key).map(|(_, digest)| digest);
+        match digest.filter(|_| record.attempt == sealed.record.attempt) {
+            Some(digest) => {
+                let rank = record.rank as usize;
+                self.found[rank] = Some((record, digest));
+            }
+            None => {
+                self.foreign.insert(key);
+            }
+        }
+        Ok(())
+    }
+
+    fn missing(&self) -> Vec<u32> {
+        let ranks = (0..).zip(&self.found);
+        ranks.filter(|(_, found)| found.is_none()).map(|(rank, _)| rank).collect()
+    }
+
+    fn complete(self) -> Vec<(RankRecord, Digest)> {
+        self.found.into_iter().flatten().collect()
+    }
+}
+
+fn commit(site: &Site, sealed: &Sealed, ranks: &[(RankRecord, Digest)]) -> Result<Outcome, Error> {
+    let step = sealed.record.step;
+    let disagree = |what| Error::RanksDisagree { run: site.run.clone(), step, what };
+    let (body, _) = record::encode(&CommitRecord::of(ranks).map_err(disagree)?)?;
+    let key = checkpoint::commit_key(&site.run, step);
+    match site.lake().commit(&key, &body)? {
+        Commit::Won => Ok(Outcome::Committed),
+        Commit::Lost(found) => {
+            settle(site, sealed, &read::commit_of(&found, &key, &site.run, step)?)
+        }
+    }
+}
+
+/// Compares a save with what is committed as its step.
+fn settle(site: &Site, sealed: &Sealed, commit: &CommitRecord) -> Result<Outcome, Error> {
+    let ours = &sealed.record;
+    if commit.ranks.get(ours.rank as usize) == Some(&sealed.digest) {
+        return Ok(Outcome::Existed);
+    }
+    let conflict = || Error::Conflict { run: site.run.clone(), step: ours.step };
+    if commit.world_size() != ours.world_size {
+        return Err(conflict());
+    }
+    let theirs = read::rank_record(site.lake(), commit, ours.rank)?;
+    let same_file = theirs.file == ours.file;
+    // Another attempt stands; what ours may have left in the lake is of no use to anybody.
+    site.lake().delete(&sealed.record_key())?;
+    if !same_file {
+        site.lake().delete(&sealed.file_key())?;
+    }
+    let same = same_file && theirs.position == ours.position && theirs.metadata == ours.metadata;
+    if same { Ok(Outcome::Existed) } else { Err(conflict()) }
+}

@@ -1,0 +1,157 @@
+//! Recovery: what a dead process left staged on this node.
+//!
+//! A sealed save is drained and committed: its process died, its data did not. A tensor file that
+//! was never sealed is removed. A rank takes care of its own files, and of those of ranks that no
+//! longer exist because the world has shrunk.
+
+use std::{collections::BTreeSet, fmt, io::Read, time::Duration};
+
+use forebay_format::{
+    record,
+    v1::checkpoint::{self, RankRecord},
+};
+use forebay_types::Key;
+use serde::Serialize;
+
+use crate::{
+    Error,
+    capture::Timing,
+    publish::{Outcome, publish},
+    site::Site,
+    stage::Sealed,
+};
+
+/// One thing that was found staged, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Recovered {
+    /// Its name on the local tier.
+    pub name: String,
+    /// The step it belongs to.
+    pub step: u64,
+    /// What became of it.
+    pub outcome: Recovery,
+}
+
+/// What became of something that was found staged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recovery {
+    /// Its checkpoint is committed, by us or before.
+    Committed,
+    /// Its part is in the lake; these ranks' parts are not.
+    AwaitsRanks(Vec<u32>),
+    /// Another state is committed as its step; it was removed.
+    Superseded,
+    /// It went bad on the node and was removed.
+    Damaged(String),
+    /// It was never sealed and was removed.
+    Unsealed,
+}
+
+impl fmt::Display for Recovered {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} of step {}: ", self.name, self.step)?;
+        match &self.outcome {
+            Recovery::Committed => formatter.write_str("drained and committed"),
+            Recovery::AwaitsRanks(ranks) => write!(formatter, "drained; awaits ranks {ranks:?}"),
+            Recovery::Superseded => formatter.write_str("removed: another state is committed"),
+            Recovery::Damaged(what) => write!(formatter, "removed: {what}"),
+            Recovery::Unsealed => formatter.write_str("removed: it was never complete"),
+        }
+    }
+}
+
+/// Drains, commits or removes everything staged for this rank; also returns the newest save that
+/// is committed, whose files stay staged to be restored from.
+pub(crate) fn recover(site: &Site) -> Result<(Vec<Recovered>, Option<Sealed>), Error> {
+    let mut names: BTreeSet<Key> = staged_names(site)?;
+    let seals: Vec<Key> = names.iter().filter(|name| is_seal(name)).cloned().collect();
+    let (mut recovered, mut kept) = (Vec::new(), None);
+    for name in seals {
+        let step = checkpoint::step_of(&site.run, &name).unwrap_or_default();
+        let outcome = match read_seal(site, &name)? {
+            Ok(sealed) => {
+                names.remove(&sealed.names().file);
+                finish(site, sealed, &mut kept)?
+            }
+            Err(what) => {
+                site.local().release(&name)?;
+                Recovery::Damaged(what)
+            }
+        };
+        names.remove(&name);
+        recovered.push(Recovered { name: name.to_string(), step, outcome });
+    }
+    for name in names {
+        let step = checkpoint::step_of(&site.run, &name).unwrap_or_default();
+        site.local().release(&name)?;
+        recovered.push(Recovered { name: name.to_string(), step, outcome: Recovery::Unsealed });
+    }
+    Ok((recovered, kept))
+}
+
+fn is_seal(name: &Key) -> bool {
+    name.as_str().ends_with(".json")
+}
+
+fn staged_names(site: &Site) -> Result<BTreeSet<Key>, Error> {
+    let names = site.local().staged()?.into_iter().map(|staged| staged.name);
+    Ok(names.filter(|name| is_ours(site, name)).collect())
+}
+
+/// Whether this rank takes care of a staged file.
+fn is_ours(site: &Site, name: &Key) -> bool {
+    let rank = name.file_name().strip_prefix("rank-").and_then(|rest| rest.split('.').next());
+    let rank = rank.and_then(|rank| rank.parse::<u32>().ok());
+    checkpoint::step_of(&site.run, name).is_some()
+        && rank.is_some_and(|rank| rank % site.rank.world_size() == site.rank.rank())
+}
+
+fn read_seal(site: &Site, name: &Key) -> Result<Result<Sealed, String>, Error> {
+    let mut body = Vec::new();
+    let file = site.local().staged_file(name)?;
+    file.take(record::LEN_BYTES_MAX + 1)
+        .read_to_end(&mut body)
+        .map_err(Error::file("read", name))?;
+    let (record, digest) = match record::decode::<RankRecord>(&body, name.as_str()) {
+        Ok(decoded) => decoded,
+        // A newer Forebay staged it, and will drain it.
+        Err(error) if error.kind() == forebay_types::ErrorKind::NewerFormat => {
+            return Err(error.into());
+        }
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    let sealed = Sealed { record, body, digest, timing: Timing::default() };
+    let itself = sealed.names().record == *name;
+    Ok(if itself { Ok(sealed) } else { Err("it does not belong where it lies".into()) })
+}
+
+fn finish(site: &Site, sealed: Sealed, kept: &mut Option<Sealed>) -> Result<Recovery, Error> {
+    let outcome = match publish(site, &sealed, Duration::ZERO) {
+        Ok(Outcome::Committed | Outcome::Existed) => {
+            // Names sort by step, so the last one seen is the newest.
+            if let Some(older) = kept.replace(sealed) {
+                older.release(site)?;
+            }
+            return Ok(Recovery::Committed);
+        }
+        Ok(Outcome::Awaiting(ranks)) => Recovery::AwaitsRanks(ranks),
+        Err(Error::Conflict { .. }) => Recovery::Superseded,
+        Err(error) if is_lost(&error) => Recovery::Damaged(error.to_string()),
+        Err(error) => return Err(error),
+    };
+    sealed.release(site)?;
+    Ok(outcome)
+}
+
+/// Whether the staged bytes themselves are gone, so that trying again cannot help.
+pub(crate) fn is_lost(error: &Error) -> bool {
+    use forebay_transfer::Error as Transfer;
+    match error {
+        Error::Transfer(Transfer::StagedDamaged { .. }) => true,
+        Error::Transfer(Transfer::Local { source, .. }) => {
+            matches!(source, forebay_local::Error::NotStaged(_))
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,36 @@
+//! The tensors a trainer hands over.
+
+use std::borrow::Cow;
+
+use forebay_format::v1::tensors::{Dtype, TensorSpec};
+
+use crate::Error;
+
+/// One tensor of the training state, borrowed where the trainer has it as bytes.
+///
+/// Weights are named `model.…` and optimizer state `optimizer.…`; across ranks names are unique.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StateTensor<'a> {
+    /// Its name.
+    pub name: Cow<'a, str>,
+    /// The type of its elements.
+    pub dtype: Dtype,
+    /// Its dimensions; none for a single number.
+    pub shape: Vec<u64>,
+    /// Its elements, little-endian, the last dimension fastest.
+    pub bytes: Cow<'a, [u8]>,
+}
+
+impl StateTensor<'_> {
+    /// The tensor without its bytes, if their number is right.
+    pub(crate) fn spec(&self) -> Result<TensorSpec, Error> {
+        let (name, shape) = (self.name.clone().into_owned(), self.shape.clone());
+        let spec = TensorSpec { name, dtype: self.dtype, shape };
+        let (found, expected) = (self.bytes.len() as u64, spec.bytes().unwrap_or(u64::MAX));
+        if found == expected {
+            Ok(spec)
+        } else {
+            Err(Error::Tensor { tensor: spec.name, found, expected })
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! A trainer is killed by SIGKILL at every place that leaves something of its own kind. What is
+//! committed loads; what is torn is never chosen; what was sealed is not lost; nothing stays.
+
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+mod support;
+
+use std::{
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use forebay_checkpoint::{Part, Which, list, restore, verify};
+use forebay_lake::Lake;
+use forebay_local::LocalTier;
+use forebay_runtime::Runtime;
+use forebay_transfer::Transfer;
+
+use support::{assert_is, keep_all, objects, open, run, save};
+
+const DIRECTORY: &str = "FOREBAY_TEST_DIRECTORY";
+const STEPS: [u64; 3] = [10, 20, 30];
+
+fn tiers(directory: &Path) -> Transfer {
+    let runtime = Runtime::system();
+    let lake = Lake::open(directory.join("lake").to_str().unwrap(), &runtime).unwrap();
+    let local = LocalTier::open(&directory.join("local"), 1 << 20, &runtime).unwrap();
+    Transfer::new(&lake, &local, &runtime)
+}
+
+/// Not a test: what the process that dies runs. Without its variable it has nothing to do.
+#[test]
+fn trainer() {
+    let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else { return };
+    let transfer = tiers(&directory);
+    let mut checkpointer = open(&transfer, &keep_all()).unwrap();
+    let restored = checkpointer.restore(Which::Newest, Part::All).unwrap();
+    let from = restored.map_or(0, |restored| {
+        assert_is(&restored, restored.step());
+        restored.step()
+    });
+    for step in STEPS.into_iter().filter(|&step| step > from) {
+        save(&mut checkpointer, step).unwrap();
+        // One save at a time, so that the second to pass a point is the one of step 20.
+        checkpointer.wait().unwrap();
+    }
+}
+
+/// Trains in a process of its own; says whether SIGKILL ended it.
+fn train(directory: &Path, crash_at: Option<&str>) -> bool {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "trainer"]).env(DIRECTORY, directory);
+    command.env_remove("FOREBAY_CRASH_AT");
+    if let Some(point) = crash_at {
+        command.env("FOREBAY_CRASH_AT", point);
+    }
+    let output = command.output().unwrap();
+    let killed = output.status.signal() == Some(9);
+    assert!(killed || output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    killed
+}
+
+/// What a crash at `point` in the save of step `20` must leave committed, before and after the
+/// next open.
+fn crash_at(point: &str, before: &[u64], after: &[u64]) {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path();
+    assert!(train(directory, Some(&format!("{point}:2"))), "{point} was never passed");
+
+    let transfer = tiers(directory);
+    assert_committed(&transfer, before, point);
+    let checkpointer = open(&transfer, &keep_all()).unwrap();
+    assert_committed(&transfer, after, point);
+    let restored = checkpointer.restore(Which::Newest, Part::All).unwrap().unwrap();
+    assert_is(&restored, *after.last().unwrap());
+    drop((checkpointer, transfer));
+
+    assert!(!train(directory, None));
+    let transfer = tiers(directory);
+    assert_committed(&transfer, &STEPS, point);
+    assert!(transfer.local().staged().unwrap().is_empty(), "{point}");
+    // A commit, a record and a tensor file for each step, and nothing else.
+    assert_eq!(objects(&transfer).len(), 3 * STEPS.len(), "{point}: {:?}", objects(&transfer));
+}
+
+fn assert_committed(transfer: &Transfer, steps: &[u64], point: &str) {
+    let found = list(transfer.lake(), &run()).unwrap();
+    let found: Vec<_> = found.into_iter().map(|summary| summary.step).collect();
+    assert_eq!(found, steps, "{point}");
+    for &step in steps {
+        verify(transfer.lake(), &run(), Some(step)).unwrap();
+        let restored = restore(transfer, &run(), Which::Step(step), Part::All).unwrap().unwrap();
+        assert_is(&restored, step);
+    }
+}
+
+#[test]
+fn killed_while_capturing() {
+    crash_at("checkpoint.capture", &[10], &[10]);
+}
+
+#[test]
+fn killed_while_staging() {
+    crash_at("checkpoint.stage", &[10], &[10]);
+}
+
+#[test]
+fn killed_when_sealed() {
+    crash_at("checkpoint.sealed", &[10], &[10, 20]);
+}
+
+#[test]
+fn killed_while_draining() {
+    crash_at("checkpoint.drain", &[10], &[10, 20]);
+}
+
+#[test]
+fn killed_before_the_commit() {
+    crash_at("checkpoint.before_commit", &[10], &[10, 20]);
+}
+
+#[test]
+fn killed_after_the_commit() {
+    crash_at("checkpoint.after_commit", &[10, 20], &[10, 20]);
+}

@@ -1,0 +1,421 @@
+//! Saving and restoring in one process: what goes in comes out, and errors are told.
+
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+mod support;
+
+use std::{borrow::Cow, io};
+
+use forebay_checkpoint::{
+    CheckpointSettings, Checkpointer, Dtype, Part, Recovery, StateTensor, Tier, Which, export,
+    list, restore, show,
+};
+use forebay_lake::Purpose;
+use forebay_testing::{Fault, Request, TempTiers};
+use forebay_types::{ErrorKind, Position, Rank};
+use proptest::prelude::*;
+use serde_json::Value;
+
+use support::{
+    assert_is, assert_tensors, keep_all, objects, open, run, save, save_as, state, told, until,
+};
+
+const BUDGET_BYTES: u64 = 64 << 20;
+
+fn steps(tiers: &TempTiers) -> Vec<u64> {
+    list(&tiers.lake, &run()).unwrap().into_iter().map(|summary| summary.step).collect()
+}
+
+fn staged(tiers: &TempTiers) -> usize {
+    tiers.local.staged().unwrap().len()
+}
+
+const DTYPES: [Dtype; 13] = [
+    Dtype::F64,
+    Dtype::F32,
+    Dtype::F16,
+    Dtype::BF16,
+    Dtype::I64,
+    Dtype::I32,
+    Dtype::I16,
+    Dtype::I8,
+    Dtype::U64,
+    Dtype::U32,
+    Dtype::U16,
+    Dtype::U8,
+    Dtype::Bool,
+];
+
+fn any_state() -> impl Strategy<Value = Vec<StateTensor<'static>>> {
+    let tensor = (0..DTYPES.len(), prop::collection::vec(0u64..6, 0..4), any::<u8>());
+    prop::collection::btree_map("(model|optimizer)\\.[a-z]{0,4}", tensor, 0..40).prop_map(|map| {
+        let one = |(name, (dtype, shape, first)): (String, (usize, Vec<u64>, u8))| {
+            let dtype = DTYPES[dtype];
+            let bytes = shape.iter().product::<u64>() * dtype.bytes();
+            let bytes = (0..bytes).map(|at| first.wrapping_add(at as u8)).collect();
+            StateTensor { name: name.into(), dtype, shape, bytes: Cow::Owned(bytes) }
+        };
+        map.into_iter().map(one).collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn every_state_comes_back_bit_for_bit(state in any_state(), bits: u64) {
+        let tiers = TempTiers::new(BUDGET_BYTES);
+        let transfer = tiers.transfer();
+        let mut checkpointer = open(&transfer, &keep_all()).unwrap();
+        let number = f64::from_bits(bits);
+        let metadata = serde_json::json!({ "bits": bits, "number": number });
+        checkpointer.save(3, Position { step: 3 }, &state, &metadata).unwrap();
+        checkpointer.wait().unwrap();
+        let restored = checkpointer.restore(Which::Newest, Part::All).unwrap().unwrap();
+        assert_tensors(&restored, &state);
+        prop_assert_eq!(restored.metadata(), &metadata);
+        if number.is_finite() {
+            prop_assert_eq!(restored.metadata()["number"].as_f64().unwrap().to_bits(), bits);
+        }
+        let weights = restore(&transfer, &run(), Which::Step(3), Part::Weights).unwrap().unwrap();
+        let wanted: Vec<_> =
+            state.into_iter().filter(|tensor| tensor.name.starts_with("model.")).collect();
+        assert_tensors(&weights, &wanted);
+    }
+}
+
+#[test]
+fn large_tensors_survive_and_other_readers_read_the_file() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let transfer = tiers.transfer();
+    let large: Vec<u8> =
+        (0..21u32 << 18).flat_map(|at| (at.wrapping_mul(7)).to_le_bytes()).collect();
+    let tensor = |name: &'static str, bytes: &[u8]| StateTensor {
+        name: name.into(),
+        dtype: Dtype::F32,
+        shape: vec![bytes.len() as u64 / 4],
+        bytes: Cow::Owned(bytes.to_vec()),
+    };
+    let state = [tensor("model.large", &large), tensor("optimizer.small", &large[..400])];
+    let mut checkpointer = open(&transfer, &keep_all()).unwrap();
+    checkpointer.save(1, Position { step: 1 }, &state, &Value::Null).unwrap();
+    let report = checkpointer.wait().unwrap().remove(0);
+    assert!(report.bytes > large.len() as u64);
+    assert_eq!(report.step, 1);
+    let restored = checkpointer.restore(Which::Newest, Part::All).unwrap().unwrap();
+    assert_tensors(&restored, &state);
+
+    let key = objects(&transfer).into_iter().find(|key| key.ends_with(".safetensors")).unwrap();
+    let bytes = std::fs::read(tiers.lake_path().join(key)).unwrap();
+    let judge = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert!(judge.tensor("model.large").unwrap().data() == large);
+
+    let read = |part| {
+        let before = tiers.lake.traffic()[&Purpose::Checkpoint].bytes_read;
+        restore(&transfer, &run(), Which::Newest, part).unwrap();
+        tiers.lake.traffic()[&Purpose::Checkpoint].bytes_read - before
+    };
+    assert_eq!(read(Part::All) - read(Part::Weights), 400);
+}
+
+#[test]
+fn saves_do_not_wait_for_the_drain_and_each_names_the_one_before() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let transfer = tiers.transfer();
+    let mut checkpointer = open(&transfer, &keep_all()).unwrap();
+    for step in 1..=12 {
+        save(&mut checkpointer, step).unwrap();
+    }
+    let reports = checkpointer.wait().unwrap();
+    assert_eq!(reports.len(), 12);
+    for report in &reports {
+        assert!(report.stage_seconds <= report.durable_seconds, "{report:?}");
+        assert!(report.waited_seconds <= report.pause_seconds, "{report:?}");
+    }
+    assert_eq!(steps(&tiers), (1..=12).collect::<Vec<_>>());
+    for summary in list(&tiers.lake, &run()).unwrap() {
+        assert_eq!(summary.parent, (summary.step > 1).then_some(summary.step - 1));
+        let restored = restore(&transfer, &run(), Which::Step(summary.step), Part::All);
+        assert_is(&restored.unwrap().unwrap(), summary.step);
+    }
+    assert_eq!(staged(&tiers), 0);
+}
+
+#[test]
+fn a_run_without_checkpoints_has_none_and_a_step_that_is_not_there_is_named() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let transfer = tiers.transfer();
+    let mut checkpointer = open(&transfer, &keep_all()).unwrap();
+    assert!(checkpointer.restore(Which::Newest, Part::All).unwrap().is_none());
+    save(&mut checkpointer, 5).unwrap();
+    checkpointer.wait().unwrap();
+    let error = checkpointer.restore(Which::Step(6), Part::All).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(error.to_string(), "run day has no committed checkpoint at step 6; it has 5");
+}
+
+#[test]
+fn a_state_that_cannot_be_stored_is_refused_and_named() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let mut checkpointer = open(&tiers.transfer(), &keep_all()).unwrap();
+    let mut wrong = state(1);
+    wrong[0].shape[0] += 1;
+    let position = Position { step: 1 };
+    let error = checkpointer.save(1, position, &wrong, &Value::Null).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(error.to_string().contains("model.embedding"), "{error}");
+    let twice = [state(1).remove(0), state(2).remove(0)];
+    let error = checkpointer.save(1, position, &twice, &Value::Null).unwrap_err();
+    assert!(error.to_string().contains("model.embedding"), "{error}");
+    // The checkpointer goes on.
+    save(&mut checkpointer, 2).unwrap();
+    checkpointer.wait().unwrap();
+    assert_eq!(steps(&tiers), [2]);
+}
+
+#[test]
+fn a_lake_that_is_away_is_told_of_and_nothing_is_lost() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let transfer = tiers.transfer();
+    let mut checkpointer = open(&transfer, &keep_all()).unwrap();
+    save(&mut checkpointer, 1).unwrap();
+    checkpointer.wait().unwrap();
+    tiers.store.inject(
+        Request::Write,
+        "000000000002",
+        9,
+        Fault::Fails(io::ErrorKind::PermissionDenied),
+    );
+    save(&mut checkpointer, 2).unwrap();
+    let error = checkpointer.wait().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(
+        told(&error).contains("checkpoint step 2 of run day is not committed"),
+        "{}",
+        told(&error)
+    );
+    assert_eq!((steps(&tiers), staged(&tiers)), (vec![1], 2));
+    // Told once; the next wait tries again.
+    tiers.store.behave();
+    assert_eq!(checkpointer.wait().unwrap().len(), 1);
+    assert_eq!((steps(&tiers), staged(&tiers)), (vec![1, 2], 0));
+}
+
+#[test]
+fn the_next_save_tells_the_error_and_the_one_after_it_drains_both() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let transfer = tiers.transfer();
+    let mut checkpointer = open(&transfer, &keep_all()).unwrap();
+    tiers.store.inject(Request::Write, "000000000001", 1, Fault::FullAfter(500));
+    save(&mut checkpointer, 1).unwrap();
+    let mut error = None;
+    until(&tiers.runtime, || {
+        error = save(&mut checkpointer, 2).err();
+        error.is_some()
+    });
+    assert_eq!(error.unwrap().kind(), ErrorKind::Full);
+    save(&mut checkpointer, 3).unwrap();
+    checkpointer.wait().unwrap();
+    assert!(steps(&tiers).starts_with(&[1]) && steps(&tiers).ends_with(&[3]));
+}
+
+#[test]
+fn what_a_process_could_not_drain_the_next_one_does() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let mut checkpointer = open(&tiers.transfer(), &keep_all()).unwrap();
+    tiers.store.inject(Request::Write, "", 99, Fault::Fails(io::ErrorKind::PermissionDenied));
+    save(&mut checkpointer, 1).unwrap();
+    drop(checkpointer);
+    // While the lake is away, opening says so and keeps everything.
+    assert_eq!(open(&tiers.transfer(), &keep_all()).err().unwrap().kind(), ErrorKind::Unavailable);
+    let tiers = tiers.reopen();
+    let checkpointer = open(&tiers.transfer(), &keep_all()).unwrap();
+    assert_eq!(checkpointer.recovered().len(), 1);
+    assert_eq!(checkpointer.recovered()[0].outcome, Recovery::Committed);
+    let restored = checkpointer.restore(Which::Newest, Part::All).unwrap().unwrap();
+    assert_is(&restored, 1);
+    assert_eq!(restored.tier(), Tier::Local);
+    drop(checkpointer);
+    assert_eq!(staged(&tiers), 0);
+}
+
+#[test]
+fn staged_bytes_that_went_bad_never_reach_the_lake() {
+    for part in [".safetensors", ".json"] {
+        let tiers = TempTiers::new(BUDGET_BYTES);
+        let mut checkpointer = open(&tiers.transfer(), &keep_all()).unwrap();
+        save(&mut checkpointer, 1).unwrap();
+        checkpointer.wait().unwrap();
+        tiers.store.inject(Request::Write, "", 9, Fault::Fails(io::ErrorKind::PermissionDenied));
+        save(&mut checkpointer, 2).unwrap();
+        drop(checkpointer);
+        let name = tiers.local.staged().unwrap().into_iter().map(|staged| staged.name.to_string());
+        let path = tiers
+            .local_path()
+            .join("staging")
+            .join({ name }.find(|name| name.ends_with(part)).unwrap());
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let tiers = tiers.reopen();
+        let checkpointer = open(&tiers.transfer(), &keep_all()).unwrap();
+        let outcome = &checkpointer.recovered()[0].outcome;
+        assert!(
+            matches!(outcome, Recovery::Damaged(what) if what.contains("damaged")),
+            "{outcome:?}"
+        );
+        assert_eq!((steps(&tiers), staged(&tiers)), (vec![1], 0));
+    }
+}
+
+#[test]
+fn lost_replies_of_the_commit_change_nothing() {
+    let lost = Fault::ReplyLost(io::ErrorKind::ConnectionReset);
+    for fault in [lost, Fault::SaysExists, Fault::Fails(io::ErrorKind::TimedOut)] {
+        let tiers = TempTiers::new(BUDGET_BYTES);
+        tiers.store.inject(Request::Create, "commit.json", 1, fault);
+        let mut checkpointer = open(&tiers.transfer(), &keep_all()).unwrap();
+        save(&mut checkpointer, 1).unwrap();
+        assert_eq!(checkpointer.wait().unwrap().len(), 1, "{fault:?}");
+        assert_is(&checkpointer.restore(Which::Newest, Part::All).unwrap().unwrap(), 1);
+    }
+}
+
+#[test]
+fn a_committed_step_stands() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let transfer = tiers.transfer();
+    let mut checkpointer = open(&transfer, &keep_all()).unwrap();
+    save(&mut checkpointer, 1).unwrap();
+    checkpointer.wait().unwrap();
+    let before = objects(&transfer);
+    // The same state again, as a resumed run makes it.
+    save(&mut checkpointer, 1).unwrap();
+    assert_eq!(checkpointer.wait().unwrap().len(), 1);
+    assert_eq!(objects(&transfer), before);
+    // Another state.
+    save_as(&mut checkpointer, 1, 99).unwrap();
+    let error = checkpointer.wait().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert!(told(&error).contains("step 1 of run day is committed already"), "{}", told(&error));
+    assert_eq!((objects(&transfer), staged(&tiers)), (before, 0));
+    assert_is(&checkpointer.restore(Which::Newest, Part::All).unwrap().unwrap(), 1);
+}
+
+#[test]
+fn a_budget_too_small_is_told_with_what_is_needed() {
+    let tiers = TempTiers::new(6000);
+    let mut checkpointer = open(&tiers.transfer(), &keep_all()).unwrap();
+    save(&mut checkpointer, 1).unwrap();
+    let error = checkpointer.wait().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Full);
+    assert!(told(&error).contains("6000 bytes"), "{}", told(&error));
+    assert_eq!((steps(&tiers), staged(&tiers)), (vec![], 0));
+}
+
+#[test]
+fn a_budget_for_one_save_makes_the_next_wait_for_its_drain() {
+    // A file of some 8.7 KB and its record of some 3 KB fit once and not twice.
+    let tiers = TempTiers::new(16_000);
+    let mut checkpointer = open(&tiers.transfer(), &keep_all()).unwrap();
+    for step in 1..=5 {
+        save(&mut checkpointer, step).unwrap();
+    }
+    assert_eq!(checkpointer.wait().unwrap().len(), 5);
+    assert_eq!(steps(&tiers), [1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn the_newest_is_restored_from_the_node_while_it_is_there_and_sound() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let mut checkpointer = open(&tiers.transfer(), &keep_all()).unwrap();
+    save(&mut checkpointer, 1).unwrap();
+    until(&tiers.runtime, || !checkpointer.finished().is_empty());
+    let restored = checkpointer.restore(Which::Newest, Part::All).unwrap().unwrap();
+    assert_eq!(restored.tier(), Tier::Local);
+    let names = tiers.local.staged().unwrap();
+    let file = names.iter().find(|staged| staged.name.as_str().ends_with(".safetensors")).unwrap();
+    let path = tiers.local_path().join("staging").join(file.name.as_str());
+    let mut bytes = std::fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(path, bytes).unwrap();
+    let restored = checkpointer.restore(Which::Newest, Part::All).unwrap().unwrap();
+    assert_eq!(restored.tier(), Tier::Lake);
+    assert_is(&restored, 1);
+    checkpointer.wait().unwrap();
+    assert_eq!(staged(&tiers), 0);
+}
+
+#[test]
+fn retention_keeps_the_last_and_every_nth_and_leaves_no_file_of_others() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let transfer = tiers.transfer();
+    let settings = CheckpointSettings { keep_last: 2, keep_every: 30, ..keep_all() };
+    let mut checkpointer = open(&transfer, &settings).unwrap();
+    let mut removed = Vec::new();
+    for step in [10, 20, 30, 40, 50] {
+        save(&mut checkpointer, step).unwrap();
+        removed.extend(checkpointer.wait().unwrap().remove(0).removed);
+    }
+    assert_eq!((steps(&tiers), removed), (vec![30, 40, 50], vec![10, 20]));
+    assert_eq!(objects(&transfer).len(), 9);
+    // A removal that fails is told, and made good by the next.
+    tiers.store.inject(
+        Request::Delete,
+        "000000000040",
+        1,
+        Fault::Fails(io::ErrorKind::PermissionDenied),
+    );
+    save(&mut checkpointer, 60).unwrap();
+    let error = checkpointer.wait().unwrap_err();
+    assert!(told(&error).contains("step 60 of run day is committed, but"), "{}", told(&error));
+    save(&mut checkpointer, 70).unwrap();
+    checkpointer.wait().unwrap();
+    assert_eq!(steps(&tiers), [30, 60, 70]);
+}
+
+#[test]
+fn the_commit_names_the_dataset_and_records_show_every_digest() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let dataset = forebay_format::v1::run::DatasetReference {
+        name: run(),
+        version: forebay_types::Version::FIRST,
+        digest: forebay_types::Digest::of(b"manifest"),
+    };
+    let mut checkpointer =
+        open(&tiers.transfer(), &keep_all()).unwrap().with_dataset(dataset.clone());
+    save(&mut checkpointer, 4).unwrap();
+    checkpointer.wait().unwrap();
+    let shown = show(&tiers.lake, &run(), 4).unwrap();
+    assert_eq!(shown.commit.dataset, Some(dataset));
+    for tensor in state(4) {
+        let digest = forebay_types::Digest::of(&tensor.bytes);
+        assert_eq!(shown.tensor_digests()[&*tensor.name], digest);
+    }
+}
+
+#[test]
+fn an_export_is_read_by_others_and_never_written_over_anything() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let mut checkpointer = open(&tiers.transfer(), &keep_all()).unwrap();
+    save(&mut checkpointer, 4).unwrap();
+    checkpointer.wait().unwrap();
+    let output = tiers.path().join("out");
+    let exported = export(&tiers.lake, &run(), None, Part::Weights, &output).unwrap();
+    assert_eq!((exported.step, exported.tensors), (4, 2));
+    let bytes = std::fs::read(output.join("model.safetensors")).unwrap();
+    let judge = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(judge.len(), 2);
+    assert!(judge.tensor("model.embedding").unwrap().data() == &*state(4)[0].bytes);
+    let error = export(&tiers.lake, &run(), None, Part::All, &output).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+}
+
+#[test]
+fn several_ranks_must_say_which_launch_they_are() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let rank = Rank::new(1, 2).unwrap();
+    let opened = Checkpointer::open(&tiers.transfer(), &run(), rank, &keep_all(), &tiers.runtime);
+    assert_eq!(opened.err().unwrap().kind(), ErrorKind::Invalid);
+}
