@@ -12,7 +12,9 @@ const STEPS: u64 = 10;
 
 struct Silent;
 
-impl forebay::Progress for Silent {}
+impl forebay::Progress for Silent {
+    fn add(&self, _: forebay::Stage, _: u64, _: u64) {}
+}
 
 /// A few kilobytes that can be learned: every line counts on.
 fn write_source(directory: &Path) {
@@ -71,7 +73,8 @@ fn prepared() -> (tempfile::TempDir, Settings) {
 fn a_run_that_was_stopped_and_taken_up_again_ends_as_one_that_never_was() {
     let (directory, settings) = prepared();
     for stop_after in [1, 3, 6] {
-        let stopped = go(&engine(directory.path()), "stopped", &settings, Some(stop_after)).unwrap();
+        let stopped =
+            go(&engine(directory.path()), "stopped", &settings, Some(stop_after)).unwrap();
         assert!(stopped.interrupted, "{stopped:?}");
         assert_eq!(stopped.steps_taken, stop_after + 1);
     }
