@@ -57,7 +57,7 @@ fn tensor(number: usize, values: &[u8]) -> StateTensor<'_> {
     }
 }
 
-fn open(bench: &Bench, scratch: &Scratch, threads: u32) -> Checkpointer {
+fn open(bench: &Bench, scratch: &Scratch, threads: usize) -> Checkpointer {
     let runtime = bench.runtime();
     let url = scratch.path().join("lake").display().to_string();
     let lake = Lake::open(&url, runtime).expect("a directory for the lake");
@@ -66,6 +66,6 @@ fn open(bench: &Bench, scratch: &Scratch, threads: u32) -> Checkpointer {
     let transfer = Transfer::new(&lake, &local.expect("a directory for the tier"), runtime);
     let settings = CheckpointSettings { keep_last: 1, threads, ..CheckpointSettings::default() };
     let run = Name::new("bench").expect("a sound name");
-    Checkpointer::open(&transfer, &run, Rank::ALONE, "bench", &settings, runtime)
+    Checkpointer::open(&transfer, &run, Rank::ALONE, &settings, runtime)
         .expect("nothing was left behind")
 }

@@ -146,3 +146,24 @@ impl From<Error> for forebay::Error {
         Self::Setting { setting: "train", value, why }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_engine_s_error_keeps_kind_and_words() {
+        let tensor = String::from("model.head.weight");
+        let errors: [(fn(String) -> Error, &str); 4] = [
+            (|tensor| Error::MissingTensor { step: 3, tensor }, "model.head.weight"),
+            (|_| Error::Token { token: 300, vocabulary_size: 257 }, "token 300"),
+            (|_| Error::Diverged { step: 9, loss: f64::NAN, gradient_norm: 1.0 }, "step 9"),
+            (|_| Error::Engine(forebay::Error::Interrupted), "stopped"),
+        ];
+        for (make, words) in errors {
+            let engine = forebay::Error::from(make(tensor.clone()));
+            assert_eq!(engine.kind(), make(tensor.clone()).kind());
+            assert!(engine.to_string().contains(words), "{engine}");
+        }
+    }
+}

@@ -192,7 +192,8 @@ mod tests {
 
     #[test]
     fn each_unusable_setting_is_named() {
-        let broken: [(&str, fn(&mut TrainerSettings)); 9] = [
+        type Break = fn(&mut TrainerSettings);
+        let broken: [(&str, Break); 9] = [
             ("train.model.width", |s| s.model.width = 0),
             ("train.model.layers", |s| s.model.layers = u32::MAX),
             ("train.model.heads", |s| s.model.heads = 3),

@@ -1,6 +1,8 @@
 //! The trainer on the real engine: a run that is stopped and taken up again ends as one that never
 //! was, and what it learned can be scored.
 
+#![allow(clippy::unwrap_used, reason = "functions that tests share")]
+
 use std::{fs, path::Path};
 
 use forebay::{Engine, Event, Name, Run, Runtime, Settings, compare};

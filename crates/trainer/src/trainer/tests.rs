@@ -212,7 +212,8 @@ fn a_checkpoint_that_does_not_fit_is_refused_by_name_and_changes_nothing() {
     let good = saved(&trainer());
     let weight = "model.blocks.1.network.up.weight";
     let moment = "optimizer.second_moment.model.head.weight";
-    let broken: [(&str, fn(&mut Saved, &str)); 6] = [
+    type Break = fn(&mut Saved, &str);
+    let broken: [(&str, Break); 6] = [
         (weight, |saved, name| drop(saved.0.remove(name))),
         (moment, |saved, name| drop(saved.0.remove(name))),
         ("model.extra", |saved, name| {
