@@ -154,7 +154,8 @@ mod tests {
     #[test]
     fn the_engine_s_error_keeps_kind_and_words() {
         let tensor = String::from("model.head.weight");
-        let errors: [(fn(String) -> Error, &str); 4] = [
+        type Make = fn(String) -> Error;
+        let errors: [(Make, &str); 4] = [
             (|tensor| Error::MissingTensor { step: 3, tensor }, "model.head.weight"),
             (|_| Error::Token { token: 300, vocabulary_size: 257 }, "token 300"),
             (|_| Error::Diverged { step: 9, loss: f64::NAN, gradient_norm: 1.0 }, "step 9"),
