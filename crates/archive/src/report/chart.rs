@@ -58,7 +58,7 @@ impl Chart {
         let (left, right) = (LEFT, WIDTH - RIGHT);
         for tick in ticks(self.y, 5) {
             let y = self.py(tick);
-            let (text, low) = (label(tick), y + 4.0);
+            let (text, low) = (trimmed(&label(tick)), y + 4.0);
             let at = left - 8.0;
             self.shape(format_args!(
                 "<line class=\"grid\" x1=\"{left}\" x2=\"{right}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
@@ -75,7 +75,7 @@ impl Chart {
         ));
         let found = ticks(self.x, 9);
         for tick in found.into_iter().filter(|tick| !whole || tick.fract() == 0.0) {
-            let (x, low, text) = (self.px(tick), bottom + 17.0, label(tick));
+            let (x, low, text) = (self.px(tick), bottom + 17.0, trimmed(&label(tick)));
             self.shape(format_args!(
                 "<text x=\"{x:.1}\" y=\"{low}\" text-anchor=\"middle\">{text}</text>"
             ));
@@ -129,15 +129,28 @@ impl Chart {
         ));
     }
 
-    /// A moment: a vertical line with a word at its head, `line` lines below the top.
-    pub(crate) fn event(&mut self, class: &str, x: f64, word: &str, line: u32) {
+    /// A moment: a vertical line with a word beside its head, on the left if `left`.
+    #[allow(clippy::cast_precision_loss, reason = "a word has few letters")]
+    pub(crate) fn event(&mut self, class: &str, x: f64, word: &str, left: bool) {
         let (x, top, bottom) = (self.px(x), self.top(), self.bottom());
-        // Near the right end the word stands on the left.
-        let (at, anchor) = if x > WIDTH - 130.0 { (x - 5.0, "end") } else { (x + 5.0, "start") };
-        let y = top + 10.0 + 15.0 * f64::from(line);
+        // Where there is no room on the wanted side, the word stands on the other.
+        let room = 11.0 * 0.62 * word.chars().count() as f64;
+        let left = (left && x - room > LEFT) || x + room > WIDTH - RIGHT;
+        let (at, anchor) = if left { (x - 6.0, "end") } else { (x + 6.0, "start") };
+        let y = top + 10.0;
         self.shape(format_args!(
             "<line class=\"event {class}\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{top}\" y2=\"{bottom}\"/>\
              <text class=\"{class}\" x=\"{at:.1}\" y=\"{y}\" text-anchor=\"{anchor}\">{word}</text>"
+        ));
+    }
+
+    /// A stretch of the axis, lightly filled over the whole height.
+    pub(crate) fn stretch(&mut self, class: &str, from: f64, to: f64) {
+        let (left, top, height) = (self.px(from), self.top(), self.bottom() - self.top());
+        let width = (self.px(to) - left).max(0.0);
+        self.shape(format_args!(
+            "<rect class=\"band fill {class}\" x=\"{left:.1}\" y=\"{top}\" width=\"{width:.1}\" \
+             height=\"{height:.1}\"/>"
         ));
     }
 
@@ -164,6 +177,17 @@ impl Chart {
              {shapes}</svg>\n"
         )
     }
+}
+
+/// A label without the zeros that say nothing: `5.00 ms` is `5 ms`.
+pub(crate) fn trimmed(label: &str) -> String {
+    let digits = label.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '-'));
+    let (number, unit) = label.split_at(digits.unwrap_or(label.len()));
+    let number = match number.contains('.') {
+        true => number.trim_end_matches('0').trim_end_matches('.'),
+        false => number,
+    };
+    format!("{number}{unit}")
 }
 
 /// A range that is a range: of one value, some room around it.
@@ -204,6 +228,15 @@ mod tests {
             let room = width * 1e-6;
             prop_assert!(found.iter().all(|tick| *tick >= low - room && *tick <= low + width + room));
             prop_assert!(found.is_sorted());
+        }
+    }
+
+    #[test]
+    fn labels_lose_only_zeros_that_say_nothing() {
+        for (label, expected) in
+            [("5.00 ms", "5 ms"), ("0.250", "0.25"), ("100", "100"), ("1.00e-5", "1e-5")]
+        {
+            assert_eq!(trimmed(label), expected);
         }
     }
 

@@ -3,7 +3,7 @@
 use forebay_format::v1::journal::{CheckpointCommitted, Step};
 
 use super::{
-    chart::{Chart, Told, WIDTH, ticks},
+    chart::{Chart, Told, WIDTH, ticks, trimmed},
     facts::Facts,
     series::{POINTS_MAX, Point, median, thin},
     text::{bytes, count, escape, number, seconds},
@@ -68,12 +68,12 @@ pub(crate) fn loss(facts: &Facts<'_>) -> String {
         chart.level("violet", entropy);
         keys.push(key("violet", &format!("unigram entropy, {} nats", number(entropy))));
     }
-    mark_checkpoints(&mut chart, facts, &mut keys);
     mark_crashes(&mut chart, facts);
     chart.curve("water", &curve);
     for points in &lost {
         chart.curve("amber", points);
     }
+    mark_checkpoints(&mut chart, facts, &mut keys);
     if !lost.is_empty() {
         let steps = count(facts.lost_steps());
         keys.push(key("amber", &format!("lost to the crash and taken again, {steps} steps")));
@@ -140,12 +140,17 @@ const MARKS_MAX: usize = 8;
 
 #[allow(clippy::cast_precision_loss, reason = "steps are far fewer than 2^53")]
 fn mark_crashes(chart: &mut Chart, facts: &Facts<'_>) {
+    for steps in facts.lost.values().take(MARKS_MAX) {
+        if let Some((first, last)) = steps.first().zip(steps.last()) {
+            chart.stretch("amber", first.step as f64, last.step as f64 + 1.0);
+        }
+    }
     for killed in facts.killed.iter().take(MARKS_MAX) {
-        chart.event("red", killed.step as f64 + 1.0, "killed", 0);
+        chart.event("red", killed.step as f64 + 1.0, "killed", false);
     }
     for resumed in facts.resumed.iter().take(MARKS_MAX) {
         let word = format!("resumed from step {}", count(resumed.step));
-        chart.event("green", resumed.step as f64, &word, 1);
+        chart.event("green", resumed.step as f64, &word, true);
     }
 }
 
@@ -165,7 +170,8 @@ pub(crate) fn throughput(facts: &Facts<'_>) -> String {
         .into_iter()
         .map(|p| Point { y: p.y.min(high), low: p.low.min(high), high: p.high.min(high), ..p })
         .collect();
-    let mut chart = Chart::new(230.0, step_range(facts), (0.0, high * 1.08));
+    let room = if facts.killed.is_empty() && facts.resumed.is_empty() { 1.08 } else { 1.22 };
+    let mut chart = Chart::new(230.0, step_range(facts), (0.0, high * room));
     chart.horizontals(|rate| count(rate.max(0.0) as u64));
     chart.level("ash", typical);
     mark_crashes(&mut chart, facts);
@@ -303,7 +309,7 @@ impl Rows {
             shapes += &format!(
                 "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"2\" y2=\"{bottom}\"/>\
                  <text x=\"{x:.1}\" y=\"{low}\" text-anchor=\"middle\">{}</text>\n",
-                seconds(tick)
+                trimmed(&seconds(tick))
             );
         }
         for (row, checkpoint) in (0u32..).zip(shown) {

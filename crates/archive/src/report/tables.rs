@@ -11,7 +11,7 @@ use forebay_types::Split;
 use super::{
     facts::Facts,
     series::median,
-    text::{bytes, count, escape, moment, number, percent, seconds},
+    text::{bytes, count, escape, moment, number, percent, rate, seconds},
 };
 
 /// The most rows of a table; the rest is counted.
@@ -161,13 +161,13 @@ fn prepare(prepared: &Prepared) -> String {
     let dropped: u64 = prepared.dropped.values().sum();
     let quarantined: u64 = prepared.quarantined.values().sum();
     let rows = |split| count(prepared.rows.get(&split).copied().unwrap_or(0));
-    let mut records = vec![
-        fact(&count(prepared.read), "records in"),
+    let raw = format!("records in, {} raw", bytes(prepared.source_bytes));
+    let records = vec![
+        fact(&count(prepared.read), &raw),
         fact(&count(prepared.kept), "kept"),
         fact(&count(dropped), &format!("dropped{}", reasons(&prepared.dropped))),
         fact(&count(quarantined), &format!("quarantined{}", reasons(&prepared.quarantined))),
     ];
-    records.push(fact(&bytes(prepared.source_bytes), "raw"));
     let shards = vec![
         fact(&rows(Split::Train), "training rows"),
         fact(&rows(Split::Validation), "validation rows"),
@@ -204,7 +204,7 @@ fn feed(facts: &Facts<'_>) -> String {
     }
     let fed: f64 = facts.feeds.iter().map(|feed| feed.seconds).sum();
     if fed > 0.0 {
-        speed.push(fact(&number(sum(|feed| feed.samples) as f64 / fed), "samples/s"));
+        speed.push(fact(&rate(sum(|feed| feed.samples) as f64 / fed), "samples/s"));
     }
     let waited = facts.waited();
     let by_cause: Vec<_> = waited

@@ -75,6 +75,11 @@ pub(crate) fn number(value: f64) -> String {
     }
 }
 
+/// How much a second, in three digits and whole numbers beyond them.
+pub(crate) fn rate(value: f64) -> String {
+    if value.is_finite() && value >= 99.5 { count(value.round() as u64) } else { three(value) }
+}
+
 /// A share of 1.
 pub(crate) fn percent(share: f64) -> String {
     format!("{:.1}\u{202f}%", share * 100.0)

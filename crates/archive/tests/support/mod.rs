@@ -3,4 +3,5 @@
 #![allow(dead_code, reason = "each test takes what it needs")]
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
+pub mod evening;
 pub mod story;

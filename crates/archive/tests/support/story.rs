@@ -100,7 +100,8 @@ impl Teller {
         let mut noise = Noise(step * 977 + 3);
         noise.next();
         let x = step as f64;
-        let waited = if step.is_multiple_of(40) { 0.012 } else { (noise.next() - 0.3).max(0.0) * 0.004 };
+        let waited =
+            if step.is_multiple_of(40) { 0.012 } else { (noise.next() - 0.3).max(0.0) * 0.004 };
         let seconds = 0.31 + noise.next() * 0.03 + if step.is_multiple_of(40) { 0.09 } else { 0.0 };
         let cause = match step % 40 {
             0 => "lake",
