@@ -1,11 +1,11 @@
 //! Reading commits and rank records, each verified by what names it.
 
 use forebay_format::{
-    record,
+    record::{self, Record},
     v1::checkpoint::{self, CommitRecord, RankRecord},
 };
 use forebay_lake::{Lake, Purpose};
-use forebay_types::{ErrorKind, Key, Name};
+use forebay_types::{Digest, ErrorKind, Key, Name};
 
 use crate::Error;
 
@@ -38,7 +38,7 @@ pub(crate) fn commit_of(
     run: &Name,
     step: u64,
 ) -> Result<CommitRecord, Error> {
-    let (commit, _) = record::decode::<CommitRecord>(body, key.as_str())?;
+    let (commit, _) = decode::<CommitRecord>(body, key)?;
     if commit.run != *run || commit.step != step {
         return Err(Error::object(key, "it is the commit of another step"));
     }
@@ -90,11 +90,21 @@ pub(crate) fn rank_record(
 pub(crate) fn published(lake: &Lake, key: &Key) -> Result<Option<RankRecord>, Error> {
     let body = lake.read(key, Purpose::Checkpoint, record::LEN_BYTES_MAX)?;
     let Some(body) = body else { return Ok(None) };
-    let (record, digest) = record::decode::<RankRecord>(&body, key.as_str())?;
+    let (record, digest) = decode::<RankRecord>(&body, key)?;
     match checkpoint::rank_of(key) {
         Some((rank, named)) if named == digest && rank == record.rank => Ok(Some(record)),
         _ => Err(Error::object(key, "it is not the record its name says")),
     }
+}
+
+/// Decodes the record at `key`. What lies at a checkpoint's key and is another record is damage.
+fn decode<R: Record>(body: &[u8], key: &Key) -> Result<(R, Digest), Error> {
+    record::decode(body, key.as_str()).map_err(|error| match error {
+        forebay_format::Error::OtherFormat { found, .. } => {
+            Error::object(key, format!("it is a `{found}` record"))
+        }
+        error => error.into(),
+    })
 }
 
 /// Says of a damaged step which older one is whole.

@@ -1,5 +1,7 @@
 //! States that can be told apart, and how to compare them.
 
+#![allow(dead_code, reason = "not every test uses all of it")]
+
 use std::{borrow::Cow, error::Error as _};
 
 use forebay_checkpoint::{CheckpointSettings, Checkpointer, Dtype, Error, Restored, StateTensor};
@@ -71,7 +73,6 @@ pub fn assert_tensors(restored: &Restored, state: &[StateTensor<'_>]) {
     }
 }
 
-#[allow(dead_code, reason = "not every test that shares this file fails")]
 /// An error and all it came from, as a user reads it.
 pub fn told(error: &Error) -> String {
     let mut text = error.to_string();
@@ -96,7 +97,6 @@ pub fn objects(transfer: &Transfer) -> Vec<String> {
 }
 
 /// Waits for `done`, not forever.
-#[allow(dead_code, reason = "not every test that shares this file waits")]
 pub fn until(runtime: &Runtime, mut done: impl FnMut() -> bool) {
     for _ in 0..1000 {
         if done() {
