@@ -12,7 +12,7 @@ const BYTES: usize = 3 << 20;
 /// Tiers with a file staged as `staged/one`, and its digest.
 fn staged() -> (TempTiers, Digest) {
     let tiers = TempTiers::new(16 << 20);
-    let bytes: Vec<u8> = (0..BYTES).map(|at| (at * 31 >> 4) as u8).collect();
+    let bytes: Vec<u8> = (0..BYTES).map(|at| ((at * 31) >> 4) as u8).collect();
     let mut writer = tiers.local.stage(&key("staged/one"), BYTES as u64).unwrap();
     writer.write_all(&bytes).unwrap();
     writer.finish().unwrap();
