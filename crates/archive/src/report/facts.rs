@@ -71,21 +71,16 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// Seconds waited for data, by cause: of all attempts if their feeds told, else of the steps.
+    /// Seconds waited for data, by the main cause of each step's wait.
+    ///
+    /// Summed over the steps and not over the feeds' own summaries: a feed that was killed left
+    /// none.
     pub(crate) fn waited(&self) -> BTreeMap<&'a str, f64> {
         let mut waited = BTreeMap::new();
-        for feed in &self.feeds {
-            for (cause, seconds) in &feed.waited_seconds {
-                *waited.entry(cause.as_str()).or_default() += seconds;
-            }
+        for step in self.steps.iter().filter(|step| step.waited_seconds > 0.0) {
+            let cause = step.wait_cause.as_deref().unwrap_or("other");
+            *waited.entry(cause).or_default() += step.waited_seconds;
         }
-        if self.feeds.is_empty() {
-            for step in &self.steps {
-                let cause = step.wait_cause.as_deref().unwrap_or("other");
-                *waited.entry(cause).or_default() += step.waited_seconds;
-            }
-        }
-        waited.retain(|_, seconds| *seconds > 0.0);
         waited
     }
 
