@@ -180,7 +180,7 @@ fn the_newest_checkpoint_is_scored_on_every_row_once_and_the_record_is_kept() {
     let record = evening.evaluate_with(None, 7, &mut scorer).unwrap();
     let rows = evening.prepared.manifest.split(Split::Validation).unwrap().rows;
     let measures = record.measures;
-    assert!(rows > 20 && rows % 7 != 0, "{rows}");
+    assert!(rows > 20 && !rows.is_multiple_of(7), "{rows}");
     assert_eq!((record.step, measures.samples), (20, rows));
     assert_eq!(measures.predictions, rows * u64::from(ROW_TOKENS - 1));
     assert!(record.passed && record.rules.len() == 2);

@@ -1,0 +1,13 @@
+//! One verb a file.
+
+pub mod archive;
+pub mod checkpoint;
+pub mod clear;
+pub mod config;
+pub mod day;
+pub mod evaluate;
+pub mod prepare;
+pub mod trace;
+pub mod train;
+mod train_process;
+mod day_summary;

@@ -1,0 +1,303 @@
+//! The command line as it is typed. `config` resolves it against the configuration file.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use forebay::{Name, Version};
+
+/// Storage for AI training: one engine for a model's whole day.
+///
+/// Forebay prepares datasets, feeds batches to the trainer, checkpoints without a pause, evaluates
+/// and archives, over two tiers: the lake (large, shared, durable) and the local tier (small,
+/// fast, disposable).
+#[derive(Debug, Parser)]
+#[command(name = "forebay", version, max_term_width = 100)]
+#[command(after_help = "Example:\n  forebay day        one model's whole day on real data, in minutes")]
+pub struct Flags {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What every verb understands.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Common {
+    /// The lake: a directory, or a URL such as file:///srv/lake
+    #[arg(long, global = true, value_name = "URL")]
+    pub store: Option<String>,
+    /// The local tier: a directory on this node's fastest disk
+    #[arg(long, global = true, value_name = "DIR")]
+    pub local: Option<PathBuf>,
+    /// A configuration file (TOML); flags win over it
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print one JSON object a line instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    Day(Day),
+    Prepare(Prepare),
+    Train(Train),
+    #[command(subcommand)]
+    Checkpoint(Checkpoint),
+    Evaluate(Evaluate),
+    #[command(subcommand)]
+    Archive(Archive),
+    Trace(Trace),
+    Clear(Clear),
+    Config(Config),
+}
+
+/// Run one model's whole day: prepare, train, crash, resume, evaluate, archive, clear
+///
+/// The trainer runs as a child process and is killed once with SIGKILL; it resumes from its newest
+/// committed checkpoint, and its losses and weights are compared with those of a run that was never
+/// interrupted. Stop the day with Ctrl-C or worse and start it again: it goes on where it stood.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  forebay day --store /tmp/lake --local /tmp/nvme --steps 100")]
+pub struct Day {
+    #[command(flatten)]
+    pub work: Work,
+    /// Keep what the local tier caches when the day is over
+    #[arg(long)]
+    pub keep: bool,
+    /// Where to write the HTML report [default: report.html beside the local tier]
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+}
+
+/// What a run is made of.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Work {
+    /// Raw data: a directory of .jsonl and .txt files, each also as .gz or .zst, or one such file
+    #[arg(long, value_name = "PATH")]
+    pub source: Option<PathBuf>,
+    /// Optimizer steps of the run
+    #[arg(long, value_name = "N")]
+    pub steps: Option<u64>,
+    /// Decides initialization and order
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+}
+
+/// Turn raw records into an immutable, shuffled, tokenized dataset version
+///
+/// Publishes a new version only if the data or the recipe changed.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  forebay prepare --source data/raw --store /tmp/lake --local /tmp/nvme")]
+pub struct Prepare {
+    /// Raw data: a directory of .jsonl and .txt files, each also as .gz or .zst, or one such file
+    #[arg(long, value_name = "PATH")]
+    pub source: Option<PathBuf>,
+    /// The dataset's name
+    #[arg(long, value_name = "NAME")]
+    pub dataset: Option<Name>,
+    /// Threads that work at once; the result does not depend on it
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+}
+
+/// Train the reference model, or go on with a run from its newest committed checkpoint
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  forebay train small-1 --steps 300 --store /tmp/lake --local /tmp/nvme")]
+pub struct Train {
+    /// The run's name; an existing run is resumed
+    #[arg(value_name = "RUN")]
+    pub run: Name,
+    #[command(flatten)]
+    pub work: TrainWork,
+    /// Checkpoint after this many steps; 0: only at the end
+    #[arg(long, value_name = "N")]
+    pub checkpoint_every: Option<u64>,
+    /// Die when the process that started this one dies
+    #[arg(long, hide = true)]
+    pub with_parent: bool,
+}
+
+/// What a training run is made of.
+#[derive(Clone, Debug, Default, Args)]
+pub struct TrainWork {
+    /// The dataset's name
+    #[arg(long, value_name = "NAME")]
+    pub dataset: Option<Name>,
+    /// The dataset's version [default: the newest]
+    #[arg(long, value_name = "N", value_parser = version)]
+    pub dataset_version: Option<Version>,
+    /// Optimizer steps of the run
+    #[arg(long, value_name = "N")]
+    pub steps: Option<u64>,
+    /// Decides initialization and order
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+}
+
+/// List, verify and restore a run's checkpoints
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Example:\n  forebay checkpoint list day-1 --store forebay-day/lake")]
+pub enum Checkpoint {
+    /// The committed checkpoints of a run
+    List(CheckpointList),
+    /// Read every byte of a checkpoint and compare it with its digests
+    Verify(CheckpointOf),
+    /// Write a checkpoint's tensors and metadata into a directory, verified
+    Restore(CheckpointRestore),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  forebay checkpoint list day-1 --store forebay-day/lake")]
+pub struct CheckpointList {
+    /// The run
+    #[arg(value_name = "RUN")]
+    pub run: Name,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  forebay checkpoint verify day-1 --step 160 --store forebay-day/lake")]
+pub struct CheckpointOf {
+    /// The run
+    #[arg(value_name = "RUN")]
+    pub run: Name,
+    /// The step [default: the newest committed]
+    #[arg(long, value_name = "N")]
+    pub step: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  forebay checkpoint restore day-1 --output /tmp/restored --weights-only")]
+pub struct CheckpointRestore {
+    #[command(flatten)]
+    pub of: CheckpointOf,
+    /// The directory to write; must not exist, or be empty
+    #[arg(long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Leave the optimizer's state out
+    #[arg(long)]
+    pub weights_only: bool,
+}
+
+/// Score a checkpoint on the validation split and hold it against the gate
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  forebay evaluate day-1 --store forebay-day/lake --local forebay-day/local")]
+pub struct Evaluate {
+    #[command(flatten)]
+    pub of: CheckpointOf,
+}
+
+/// Package, verify, restore and list archived models
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Example:\n  forebay archive verify day --store forebay-day/lake")]
+pub enum Archive {
+    /// Publish a run's evaluated checkpoint as a package, if it passed its gate
+    Publish(ArchivePublish),
+    /// Find any changed, missing or added byte of a package
+    Verify(Package),
+    /// Write a package's files into a directory, verified
+    Restore(ArchiveRestore),
+    /// The versions of a model
+    List(ArchiveList),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  forebay archive publish day-1 --model day --store forebay-day/lake")]
+pub struct ArchivePublish {
+    #[command(flatten)]
+    pub of: CheckpointOf,
+    /// The model's name
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<Name>,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Example:\n  forebay archive verify day@1 --store forebay-day/lake")]
+pub struct Package {
+    /// The package: MODEL or MODEL@VERSION
+    #[arg(value_name = "PACKAGE", value_parser = package)]
+    pub package: (Name, Option<Version>),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  forebay archive restore day@1 --output /tmp/model --store forebay-day/lake")]
+pub struct ArchiveRestore {
+    #[command(flatten)]
+    pub package: Package,
+    /// The directory to write; must not exist, or be empty
+    #[arg(long, value_name = "DIR")]
+    pub output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  forebay archive list day --store forebay-day/lake")]
+pub struct ArchiveList {
+    /// The model
+    #[arg(value_name = "MODEL")]
+    pub model: Name,
+}
+
+/// Print the samples an archived model saw at a step, with source file and record
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  forebay trace day --step 12 --store forebay-day/lake --local forebay-day/local")]
+pub struct Trace {
+    #[command(flatten)]
+    pub package: Package,
+    /// The step, counted from 0
+    #[arg(long, value_name = "N")]
+    pub step: u64,
+}
+
+/// Empty the local tier, unless something staged has not reached the lake
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  forebay clear --local forebay-day/local")]
+pub struct Clear {}
+
+/// Print the configuration that a command would use, as TOML
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  forebay config > forebay.toml")]
+pub struct Config {}
+
+fn version(text: &str) -> Result<Version, String> {
+    let number = text.strip_prefix('v').unwrap_or(text).parse().ok().and_then(Version::new);
+    number.ok_or_else(|| "versions are 1, 2, 3, …".to_owned())
+}
+
+fn package(text: &str) -> Result<(Name, Option<Version>), String> {
+    let (name, number) = match text.split_once('@') {
+        Some((name, number)) => (name, Some(version(number)?)),
+        None => (text, None),
+    };
+    Ok((Name::new(name).map_err(|error| error.to_string())?, number))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Flags::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_shows_an_example() {
+        fn visit(command: &clap::Command) {
+            let help = command.clone().render_long_help().to_string();
+            assert!(help.contains("Example:\n"), "`{}` shows none", command.get_name());
+            command.get_subcommands().for_each(visit);
+        }
+        visit(&Flags::command());
+    }
+
+    #[test]
+    fn packages_are_named_with_or_without_a_version() {
+        let name = Name::new("day").unwrap();
+        assert_eq!(package("day"), Ok((name.clone(), None)));
+        assert_eq!(package("day@v2"), Ok((name.clone(), Version::new(2))));
+        assert_eq!(package("day@2"), Ok((name, Version::new(2))));
+        assert!(package("day@0").is_err() && package("../x").is_err());
+    }
+}

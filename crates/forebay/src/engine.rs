@@ -1,0 +1,152 @@
+//! The engine: both tiers of one node, and what can be done with them.
+
+use std::path::Path;
+
+use forebay_evaluate::{Evaluation, Scorer};
+use forebay_format::v1::{
+    dataset::DatasetManifest,
+    evaluation::EvaluationRecord,
+    journal::Entry,
+    run::{DatasetReference, RunRecord},
+};
+use forebay_lake::Lake;
+use forebay_local::LocalTier;
+use forebay_prepare::{Prepare, Prepared, Progress};
+use forebay_runtime::Runtime;
+use forebay_transfer::Transfer;
+use forebay_types::{Digest, Name, Split, Version};
+
+use crate::{Error, Settings};
+
+/// A lake and a node's local tier, opened.
+///
+/// Cloning is cheap and gives the same engine.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    transfer: Transfer,
+    runtime: Runtime,
+}
+
+impl Engine {
+    /// Opens both tiers: the lake at `store` (a directory is made if its parent exists), the local
+    /// tier at `local` with room for `local_budget_bytes`.
+    ///
+    /// # Errors
+    /// When either cannot be reached, written or trusted; the message names it.
+    pub fn open(
+        store: &str,
+        local: &Path,
+        local_budget_bytes: u64,
+        runtime: &Runtime,
+    ) -> Result<Self, Error> {
+        let lake = Lake::open(store, runtime)?;
+        let local = LocalTier::open(local, local_budget_bytes, runtime)?;
+        let runtime = runtime.clone();
+        Ok(Self { transfer: Transfer::new(&lake, &local, &runtime), runtime })
+    }
+
+    /// The lake.
+    #[must_use]
+    pub fn lake(&self) -> &Lake {
+        self.transfer.lake()
+    }
+
+    /// The clock and threads it works with.
+    #[must_use]
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    pub(crate) fn transfer(&self) -> &Transfer {
+        &self.transfer
+    }
+
+    /// Turns raw data into a published dataset version, or finds the equal one that is there.
+    ///
+    /// # Errors
+    /// See [`forebay_prepare::Error`]; malformed records are quarantined and are no error.
+    pub fn prepare(&self, settings: &Settings, progress: &dyn Progress) -> Result<Prepared, Error> {
+        let prepare = Prepare {
+            lake: self.lake(),
+            local: self.transfer.local(),
+            runtime: &self.runtime,
+            source: &settings.prepare.source,
+            dataset: &settings.prepare.dataset,
+            recipe: &settings.prepare.recipe,
+            workers: settings.workers(),
+            memory_bytes: forebay_prepare::MEMORY_BYTES_DEFAULT,
+            progress,
+        };
+        Ok(prepare.run()?)
+    }
+
+    /// The manifest of a dataset version, the newest if none is named, with its digest.
+    ///
+    /// # Errors
+    /// [`forebay_types::ErrorKind::NotFound`] when there is none.
+    pub fn dataset(
+        &self,
+        name: &Name,
+        version: Option<Version>,
+    ) -> Result<(DatasetManifest, Digest), Error> {
+        Ok(forebay_transfer::dataset::open_dataset(self.lake(), name, version)?)
+    }
+
+    /// What run `name` set out to do.
+    ///
+    /// # Errors
+    /// [`forebay_types::ErrorKind::NotFound`] when there is no such run.
+    pub fn run_record(&self, name: &Name) -> Result<RunRecord, Error> {
+        Ok(forebay_journal::run_record(self.lake(), name)?.0)
+    }
+
+    /// The whole journal of run `name`, in order.
+    ///
+    /// # Errors
+    /// When a segment is damaged, naming it.
+    pub fn entries(&self, name: &Name) -> Result<Vec<Entry>, Error> {
+        Ok(forebay_journal::read(self.lake(), name)?)
+    }
+
+    /// Scores a checkpoint of `run` (the newest if `step` is `None`) on the validation split of
+    /// the dataset it was trained on, against the gate that stands in its run record.
+    ///
+    /// # Errors
+    /// When there is no such checkpoint, or it or the data is damaged. A gate that is not passed
+    /// is no error: the record says so.
+    pub fn evaluate(
+        &self,
+        run: &Name,
+        step: Option<u64>,
+        settings: &Settings,
+        scorer: &mut dyn Scorer,
+    ) -> Result<EvaluationRecord, Error> {
+        let evaluation = Evaluation {
+            transfer: &self.transfer,
+            runtime: &self.runtime,
+            run,
+            step,
+            batch_size: settings.evaluate.batch_size,
+        };
+        Ok(evaluation.run(scorer)?)
+    }
+
+    /// The dataset that `reference` names, checked against the digest in it.
+    pub(crate) fn referenced(&self, reference: &DatasetReference) -> Result<DatasetManifest, Error> {
+        let (manifest, digest) = self.dataset(&reference.name, Some(reference.version))?;
+        if digest == reference.digest {
+            return Ok(manifest);
+        }
+        Err(forebay_format::Error::damaged(
+            format!("dataset {}@{}", reference.name, reference.version),
+            format!("its manifest is {digest}, the run was started on {}", reference.digest),
+        )
+        .into())
+    }
+
+    /// Number of tokens, rows and documents in `split`, for the day's summary.
+    #[must_use]
+    pub fn rows(manifest: &DatasetManifest, split: Split) -> u64 {
+        manifest.split(split).map_or(0, |entry| entry.rows)
+    }
+}

@@ -1,0 +1,217 @@
+//! What comes after the last step: notes in the journal, the package, the report, the trace.
+
+use std::path::Path;
+
+use forebay_archive::{Publish, Published, Verified};
+use forebay_feed::TracedSample;
+use forebay_format::{
+    record,
+    v1::{
+        evaluation::EvaluationRecord,
+        journal::{self, Archived, Cleared, Evaluated, Event},
+    },
+};
+use forebay_journal::Journal;
+use forebay_local::{LocalTier, Usage};
+use forebay_prepare::Prepared;
+use forebay_runtime::Runtime;
+use forebay_types::{Name, Split, Version};
+
+use crate::{Engine, Error, FeedSettings, Settings, Trainer, run};
+
+impl Engine {
+    /// Records an event in the journal of a run that no process is training now; durable on return.
+    ///
+    /// # Errors
+    /// When there is no such run, or another process writes its journal.
+    pub fn note(&self, run: &Name, event: Event) -> Result<(), Error> {
+        let mut journal = Journal::open_existing(self.lake(), run, self.runtime())?;
+        journal.record(event)?;
+        Ok(journal.flush()?)
+    }
+
+    /// Begins run `run` if it is new, and records what preparation came to and what it moved.
+    ///
+    /// # Errors
+    /// When a run of this name has other settings.
+    pub fn note_prepared(
+        &self,
+        run: &Name,
+        settings: &Settings,
+        trainer: &Trainer,
+        prepared: &Prepared,
+    ) -> Result<(), Error> {
+        let version = Some(prepared.manifest.version);
+        let mut journal = run::open_journal(self, run, settings, version, trainer)?;
+        journal.record(Event::Prepared(self.prepared(prepared)?))?;
+        journal.record(Event::Traffic(run::traffic(self.lake(), "prepare")))?;
+        Ok(journal.flush()?)
+    }
+
+    fn prepared(&self, prepared: &Prepared) -> Result<journal::Prepared, Error> {
+        let manifest = &prepared.manifest;
+        let mut shard_bytes = 0;
+        for split in &manifest.splits {
+            let shards = forebay_transfer::dataset::Shards::new(self.lake(), split);
+            for number in 0..split.shards {
+                shard_bytes += shards.get(number)?.bytes;
+            }
+        }
+        let counts = &manifest.counts;
+        Ok(journal::Prepared {
+            dataset: manifest.name.clone(),
+            version: manifest.version,
+            reused: prepared.reused,
+            source_bytes: prepared.source_bytes,
+            read: counts.read,
+            kept: counts.kept,
+            dropped: counts.dropped.clone(),
+            quarantined: counts.quarantined.clone(),
+            rows: manifest.splits.iter().map(|split| (split.split, split.rows)).collect(),
+            row_tokens: manifest.schema.row_tokens,
+            shards: manifest.splits.iter().map(|split| u64::from(split.shards)).sum(),
+            shard_bytes,
+            seconds: prepared.seconds.values().sum(),
+        })
+    }
+
+    /// Records a verdict in the journal of its run.
+    ///
+    /// # Errors
+    /// As [`Engine::note`].
+    pub fn note_evaluated(&self, evaluation: &EvaluationRecord) -> Result<(), Error> {
+        let (_, digest) = record::encode(evaluation)?;
+        let event = Event::Evaluated(Evaluated {
+            step: evaluation.step,
+            evaluation: digest,
+            measures: evaluation.measures,
+            rules: evaluation.rules.clone(),
+            passed: evaluation.passed,
+            seconds: evaluation.seconds,
+        });
+        self.note(&evaluation.run, event)
+    }
+
+    /// Packages the checkpoint that `evaluation` scored, as the next version of `model`, and
+    /// records it.
+    ///
+    /// # Errors
+    /// [`forebay_types::ErrorKind::Refused`] when the evaluation did not pass its gate.
+    pub fn archive(
+        &self,
+        evaluation: &EvaluationRecord,
+        model: &Name,
+    ) -> Result<Published, Error> {
+        let watch = self.runtime().stopwatch();
+        let run = &evaluation.run;
+        let record = self.run_record(run)?;
+        let publish = Publish {
+            lake: self.lake(),
+            runtime: self.runtime(),
+            model,
+            evaluation,
+            feed: &record.configuration["feed"],
+        };
+        let published = publish.run()?;
+        let event = Event::Archived(Archived {
+            model: model.clone(),
+            version: published.version,
+            content: published.content,
+            reused: published.reused,
+            files: published.files,
+            bytes: published.bytes,
+            seconds: watch.seconds(),
+        });
+        self.note(run, event)?;
+        Ok(published)
+    }
+
+    /// Reads every byte of a package back, compares it, and records that in the journal of `run`.
+    ///
+    /// # Errors
+    /// [`forebay_types::ErrorKind::Corrupt`] naming each changed, missing or added file.
+    pub fn verify_package(
+        &self,
+        run: &Name,
+        model: &Name,
+        version: Version,
+    ) -> Result<Verified, Error> {
+        let watch = self.runtime().stopwatch();
+        let verified = forebay_archive::verify(self.lake(), model, version)?;
+        let (files, bytes) = (verified.files, verified.bytes);
+        let seconds = watch.seconds();
+        self.note(run, Event::Verified(journal::Verified { files, bytes, seconds }))?;
+        self.note(run, Event::Traffic(run::traffic(self.lake(), "evening")))?;
+        Ok(verified)
+    }
+
+    /// Empties the local tier and records that in the journal of `run`.
+    ///
+    /// # Errors
+    /// [`forebay_types::ErrorKind::Refused`] while anything staged has not reached the lake.
+    pub fn clear_after(&self, run: &Name) -> Result<Cleared, Error> {
+        let cleared = self.transfer().local().clear()?;
+        let cleared = Cleared { files: cleared.files, bytes: cleared.bytes };
+        self.note(run, Event::Cleared(cleared.clone()))?;
+        Ok(cleared)
+    }
+
+    /// The samples that the training of a package saw at `step`, each with its raw records.
+    ///
+    /// # Errors
+    /// When there is no such package or step, or what leads there is damaged.
+    pub fn trace(
+        &self,
+        model: &Name,
+        version: Option<Version>,
+        step: u64,
+    ) -> Result<Vec<TracedSample>, Error> {
+        let version = match version {
+            Some(version) => version,
+            None => forebay_archive::newest(self.lake(), model)?,
+        };
+        let (package, _) = forebay_archive::open(self.lake(), model, version)?;
+        let run = self.run_record(&package.lineage.run)?;
+        if step >= package.lineage.step {
+            return Err(Error::Setting {
+                setting: "step",
+                value: step.to_string(),
+                why: format!("{model}@{} was trained for {} steps", version.number(), package.lineage.step),
+            });
+        }
+        let feed: FeedSettings = run
+            .configuration
+            .get("feed")
+            .cloned()
+            .and_then(|feed| serde_json::from_value(feed).ok())
+            .ok_or_else(|| Error::Refused(format!("run {} does not say how it was fed", run.run)))?;
+        let manifest = self.referenced(&package.lineage.dataset)?;
+        Ok(forebay_feed::trace(self.transfer(), &manifest, Split::Train, &feed, step)?)
+    }
+
+    /// The report of a run as one HTML document.
+    ///
+    /// # Errors
+    /// When its journal cannot be read or is damaged.
+    pub fn report(&self, run: &Name) -> Result<String, Error> {
+        let (record, _) = forebay_journal::run_record(self.lake(), run)?;
+        Ok(forebay_archive::report::html(&record, &self.entries(run)?))
+    }
+
+    /// How the local tier's budget is used.
+    ///
+    /// # Errors
+    /// When its directory cannot be read.
+    pub fn local_usage(&self) -> Result<Usage, Error> {
+        Ok(self.transfer().local().usage()?)
+    }
+}
+
+/// Empties the local tier at `local`, without a lake.
+///
+/// # Errors
+/// [`forebay_types::ErrorKind::Refused`] while anything staged has not reached the lake.
+pub fn clear(local: &Path, budget_bytes: u64, runtime: &Runtime) -> Result<Cleared, Error> {
+    let cleared = LocalTier::open(local, budget_bytes, runtime)?.clear()?;
+    Ok(Cleared { files: cleared.files, bytes: cleared.bytes })
+}

@@ -1,0 +1,56 @@
+//! Storage for AI training: one engine for a model's whole day.
+//!
+//! An [`Engine`] is a lake and a node's local tier, opened. It prepares datasets, opens [`Run`]s,
+//! scores and archives models. A trainer is an outsider: it sees batches, hands its state over as
+//! named tensors, and knows nothing of tiers.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), forebay::Error> {
+//! use forebay::{Engine, Run, Runtime, Settings, Trainer};
+//!
+//! let runtime = Runtime::system();
+//! let settings = Settings::default().resolve()?;
+//! let engine = Engine::open("lake".as_ref(), "local".as_ref(), 1 << 30, &runtime)?;
+//! let trainer = Trainer { description: "mine 1.0".into(), device: "cpu".into() };
+//! let name = forebay::Name::new("small-1").expect("a sound name");
+//! let mut run = Run::open(&engine, &name, &settings, None, &trainer, Box::new(|_| ()))?;
+//! let first = run.resume()?.map_or(0, |state| state.step());
+//! for step in first..run.steps() {
+//!     let batch = run.next_batch()?;
+//!     // … take a step on `batch`, then `run.record_step(…)`, and `run.save(…)` when it is due
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod compare;
+pub mod day;
+mod engine;
+mod error;
+mod evening;
+mod run;
+mod settings;
+
+pub use engine::Engine;
+pub use evening::clear;
+pub use error::Error;
+pub use run::{Observer, Run, StepMetrics, Trainer};
+pub use settings::{ArchiveSettings, EvaluateSettings, PrepareSettings, Settings};
+
+pub use forebay_archive as archive;
+pub use forebay_checkpoint as checkpoint;
+pub use forebay_checkpoint::{CheckpointSettings, Dtype, Part, Restored, StateTensor, TensorView, Which};
+pub use forebay_evaluate::{Score, Scorer};
+pub use forebay_feed::{Batch, FeedSettings, TracedSample};
+pub use forebay_format::v1::{
+    dataset::{DatasetManifest, TokenSchema},
+    evaluation::{EvaluationRecord, Gate},
+    journal::{self, Event},
+    run::RunRecord,
+};
+pub use forebay_lake::{Error as LakeError, Lake};
+pub use forebay_prepare::{Prepared, Progress, Recipe, Stage};
+pub use forebay_runtime::{Cancelled, Random, Runtime, Stopwatch, Timestamp, crash_point};
+pub use forebay_types::{
+    Digest, ErrorKind, Key, Name, Position, Rank, SampleId, Split, Version,
+};

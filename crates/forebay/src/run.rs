@@ -1,0 +1,375 @@
+//! A run: one training job as the trainer sees it.
+//!
+//! The trainer asks for batches, reports steps and hands its state over; the run keeps the feed,
+//! the checkpoints and the journal in step with each other:
+//!
+//! 1. [`Run::resume`] gives the newest committed state, and sets the feed to the position that was
+//!    committed with it.
+//! 2. [`Run::next_batch`] and [`Run::record_step`] alternate.
+//! 3. [`Run::save`] first makes the journal durable, then captures: whoever finds a commit finds
+//!    the log of every step before it.
+//! 4. [`Run::finish`] waits until all is durable.
+//!
+//! # After a crash
+//! Opening the run again drains what was sealed, and [`Run::resume`] goes on from the newest
+//! commit. Steps after it are taken again, from the same batches; the journal keeps both.
+
+use std::collections::BTreeMap;
+
+use forebay_checkpoint::{Checkpointer, Part, Restored, SaveReport, StateTensor, Which};
+use forebay_feed::{Batch, Feed, WaitCause};
+use forebay_format::v1::{
+    dataset::DatasetManifest,
+    journal::{
+        CheckpointCommitted, Event, FeedSummary, Finished, Host, Resumed, RunStarted, Step, Traffic,
+        TrafficCounts,
+    },
+    run::{DatasetReference, RunRecord, json_digest},
+};
+use forebay_journal::Journal;
+use forebay_lake::Lake;
+use forebay_runtime::{Runtime, Stopwatch};
+use forebay_types::{Name, Position, Rank, Split, Version};
+
+use crate::{Engine, Error, Settings};
+
+/// Sees every event as it is recorded.
+pub type Observer<'a> = Box<dyn FnMut(&Event) + 'a>;
+
+/// What a trainer says of itself.
+#[derive(Clone, Debug)]
+pub struct Trainer {
+    /// Its name and version.
+    pub description: String,
+    /// What it computes on: `cpu (flex)`, `cuda`.
+    pub device: String,
+}
+
+/// One step, as the trainer reports it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepMetrics {
+    /// The mean loss per token, in nats.
+    pub loss: f64,
+    /// The learning rate it was taken with.
+    pub learning_rate: f64,
+    /// The norm of the gradient before clipping.
+    pub gradient_norm: f64,
+    /// The tokens of its batch.
+    pub tokens: u64,
+}
+
+/// One training job.
+pub struct Run<'a> {
+    engine: Engine,
+    record: RunRecord,
+    manifest: DatasetManifest,
+    settings: Settings,
+    journal: Journal,
+    checkpointer: Checkpointer,
+    feed: Feed,
+    observer: Observer<'a>,
+    attempt: Stopwatch,
+    last_step_seconds: f64,
+    waited: Waited,
+}
+
+/// What the step under way waited for its batch.
+#[derive(Clone, Debug, Default)]
+struct Waited {
+    seconds: f64,
+    cause: Option<String>,
+}
+
+impl<'a> Run<'a> {
+    /// Opens run `name`: begins it if it is new, otherwise takes it up where it stands.
+    ///
+    /// # Errors
+    /// [`forebay_types::ErrorKind::Conflict`] when a run of this name has other settings, or
+    /// another live process writes it.
+    pub fn open(
+        engine: &Engine,
+        name: &Name,
+        settings: &Settings,
+        version: Option<Version>,
+        trainer: &Trainer,
+        observer: Observer<'a>,
+    ) -> Result<Self, Error> {
+        let journal = open_journal(engine, name, settings, version, trainer)?;
+        let record = journal.run_record().clone();
+        let manifest = engine.referenced(&record.dataset)?;
+        let runtime = engine.runtime();
+        let checkpointer = Checkpointer::open(
+            engine.transfer(),
+            name,
+            Rank::ALONE,
+            &settings.checkpoint,
+            runtime,
+        )?
+        .with_dataset(record.dataset.clone());
+        let feed = feed(engine, &manifest, settings, Position::default())?;
+        let mut run = Self {
+            engine: engine.clone(),
+            record,
+            manifest,
+            settings: settings.clone(),
+            journal,
+            checkpointer,
+            feed,
+            observer,
+            attempt: runtime.stopwatch(),
+            last_step_seconds: 0.0,
+            waited: Waited::default(),
+        };
+        run.journal.begin_attempt();
+        run.record(Event::RunStarted(RunStarted { host: host(&trainer.device) }))?;
+        Ok(run)
+    }
+
+    /// The run's name.
+    #[must_use]
+    pub fn name(&self) -> &Name {
+        &self.record.run
+    }
+
+    /// Decides initialization and order.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.record.seed
+    }
+
+    /// How many steps it takes in all.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.record.steps
+    }
+
+    /// What it learns from.
+    #[must_use]
+    pub fn dataset(&self) -> &DatasetManifest {
+        &self.manifest
+    }
+
+    /// The clock, and the flag that Ctrl-C sets.
+    #[must_use]
+    pub fn runtime(&self) -> &Runtime {
+        self.engine.runtime()
+    }
+
+    /// The newest committed state, if there is one; the feed then stands at its position.
+    ///
+    /// # Errors
+    /// When the newest commit is damaged: the message names the object and the intact older step.
+    pub fn resume(&mut self) -> Result<Option<Restored>, Error> {
+        let watch = self.runtime().stopwatch();
+        let Some(restored) = self.checkpointer.restore(Which::Newest, Part::All)? else {
+            return Ok(None);
+        };
+        if restored.position() != Position::default() {
+            self.feed = feed(&self.engine, &self.manifest, &self.settings, restored.position())?;
+        }
+        let (step, tier) = (restored.step(), restored.tier().to_string());
+        self.record(Event::Resumed(Resumed { step, seconds: watch.seconds(), tier }))?;
+        self.last_step_seconds = self.attempt.seconds();
+        Ok(Some(restored))
+    }
+
+    /// The batch of the next step.
+    ///
+    /// # Errors
+    /// When its data cannot be read or is damaged; the message names object and step.
+    pub fn next_batch(&mut self) -> Result<Batch, Error> {
+        self.runtime().check()?;
+        let batch = self.feed.next()?;
+        let batch = batch.ok_or_else(|| Error::Refused("the feed has no further batch".into()))?;
+        self.waited = Waited {
+            seconds: batch.waited.total().as_secs_f64(),
+            cause: batch.waited.cause().map(cause),
+        };
+        Ok(batch)
+    }
+
+    /// Records that step `step` was taken.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn record_step(&mut self, step: u64, metrics: StepMetrics) -> Result<(), Error> {
+        let now = self.attempt.seconds();
+        let seconds = now - std::mem::replace(&mut self.last_step_seconds, now);
+        let waited = std::mem::take(&mut self.waited);
+        self.record(Event::Step(Step {
+            step,
+            loss: metrics.loss,
+            learning_rate: metrics.learning_rate,
+            gradient_norm: metrics.gradient_norm,
+            tokens: metrics.tokens,
+            seconds,
+            waited_seconds: waited.seconds,
+            wait_cause: waited.cause,
+        }))?;
+        self.record_commits()
+    }
+
+    /// Whether a checkpoint is due after `steps_taken` steps.
+    #[must_use]
+    pub fn save_due(&self, steps_taken: u64) -> bool {
+        let every = self.settings.checkpoint.every_steps;
+        steps_taken == self.record.steps || (every > 0 && steps_taken % every == 0)
+    }
+
+    /// Captures the state after `steps_taken` steps; returns as soon as the trainer may change it.
+    ///
+    /// # Errors
+    /// What went wrong with this save, or in the background with one before.
+    pub fn save(
+        &mut self,
+        steps_taken: u64,
+        tensors: &[StateTensor<'_>],
+        metadata: &serde_json::Value,
+    ) -> Result<(), Error> {
+        self.journal.flush()?;
+        let position = Position { step: steps_taken };
+        self.checkpointer.save(steps_taken, position, tensors, metadata)?;
+        Ok(())
+    }
+
+    /// Waits until all is durable and closes the run's journal for this attempt.
+    ///
+    /// # Errors
+    /// What went wrong in the background.
+    pub fn finish(mut self, last_loss: f64) -> Result<(), Error> {
+        self.drain()?;
+        self.record_feed()?;
+        let (steps, seconds) = (self.record.steps, self.attempt.seconds());
+        self.record(Event::Finished(Finished { steps, loss: last_loss, seconds }))?;
+        Ok(self.journal.flush()?)
+    }
+
+    /// Stops before the last step: waits until all is durable, and says so in the journal.
+    ///
+    /// # Errors
+    /// What went wrong in the background.
+    pub fn suspend(mut self) -> Result<(), Error> {
+        self.drain()?;
+        self.record_feed()?;
+        Ok(self.journal.flush()?)
+    }
+
+    fn drain(&mut self) -> Result<(), Error> {
+        let reports = self.checkpointer.wait()?;
+        reports.into_iter().try_for_each(|report| self.record_commit(report))
+    }
+
+    fn record_commits(&mut self) -> Result<(), Error> {
+        let reports = self.checkpointer.finished();
+        reports.into_iter().try_for_each(|report| self.record_commit(report))
+    }
+
+    fn record_commit(&mut self, report: SaveReport) -> Result<(), Error> {
+        self.record(Event::CheckpointCommitted(CheckpointCommitted {
+            step: report.step,
+            bytes: report.bytes,
+            pause_seconds: report.pause_seconds,
+            stage_seconds: report.stage_seconds,
+            durable_seconds: report.durable_seconds,
+            committed_unix_ms: report.committed_unix_ms,
+        }))
+    }
+
+    fn record_feed(&mut self) -> Result<(), Error> {
+        let stats = self.feed.stats();
+        let seconds = self.attempt.seconds();
+        self.record(Event::FeedSummary(FeedSummary {
+            samples: stats.samples,
+            seconds,
+            waited_seconds: [
+                (WaitCause::Lake, stats.waited.lake),
+                (WaitCause::Local, stats.waited.local),
+                (WaitCause::Assembly, stats.waited.assembly),
+            ]
+            .map(|(why, waited)| (cause(why), waited.as_secs_f64()))
+            .into(),
+            lake_bytes: stats.lake_bytes,
+            hits: stats.cache_hits,
+            misses: stats.cache_misses,
+            refetches: stats.refetches,
+        }))?;
+        let traffic = traffic(self.engine.lake(), "train");
+        self.record(Event::Traffic(traffic))
+    }
+
+    fn record(&mut self, event: Event) -> Result<(), Error> {
+        (self.observer)(&event);
+        Ok(self.journal.record(event)?)
+    }
+}
+
+/// The journal of run `name`, whose record is written if it is new.
+pub(crate) fn open_journal(
+    engine: &Engine,
+    name: &Name,
+    settings: &Settings,
+    version: Option<Version>,
+    trainer: &Trainer,
+) -> Result<Journal, Error> {
+    let (manifest, digest) = engine.dataset(&settings.prepare.dataset, version)?;
+    let configuration = settings.of_run();
+    let runtime = engine.runtime();
+    let record = RunRecord {
+        run: name.clone(),
+        created_unix_ms: runtime.now().unix_ms(),
+        nonce: runtime.nonce(),
+        seed: settings.seed,
+        steps: settings.steps,
+        dataset: DatasetReference { name: manifest.name, version: manifest.version, digest },
+        configuration_digest: json_digest(&configuration),
+        configuration,
+        gate: settings.gate,
+        gate_digest: settings.gate.digest(),
+        trainer: trainer.description.clone(),
+        parent: None,
+    };
+    Ok(Journal::open(engine.lake(), &record, runtime)?)
+}
+
+fn feed(
+    engine: &Engine,
+    manifest: &DatasetManifest,
+    settings: &Settings,
+    from: Position,
+) -> Result<Feed, Error> {
+    let transfer = engine.transfer();
+    Ok(Feed::open(transfer, manifest, Split::Train, &settings.feed, Rank::ALONE, from)?)
+}
+
+fn cause(cause: WaitCause) -> String {
+    match cause {
+        WaitCause::Lake => "lake",
+        WaitCause::Local => "local tier",
+        WaitCause::Assembly => "assembly",
+    }
+    .to_owned()
+}
+
+fn host(device: &str) -> Host {
+    Host {
+        cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
+        system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        device: device.to_owned(),
+        forebay: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// What moved between this process and the lake so far.
+pub(crate) fn traffic(lake: &Lake, stage: &str) -> Traffic {
+    let counts = lake.traffic().into_iter().map(|(purpose, traffic)| {
+        let counts = TrafficCounts {
+            reads: traffic.reads,
+            writes: traffic.writes,
+            bytes_read: traffic.bytes_read,
+            bytes_written: traffic.bytes_written,
+            retries: traffic.retries,
+        };
+        (purpose.to_string(), counts)
+    });
+    Traffic { stage: stage.to_owned(), purposes: counts.collect::<BTreeMap<_, _>>() }
+}
