@@ -2,12 +2,12 @@
 //!
 //! It is a pure function of the run record and the journal. It has no scripts and asks for nothing
 //! outside itself; its policy forbids a browser to. Every text that others chose (names, reasons,
-//! devices) is escaped where it is put in, by [`text::escape`] and nowhere else. Plots are SVG with
+//! devices) is escaped where it is put in, by `text::escape` and nowhere else. Plots are SVG with
 //! a title and a description, and what they show stands in a table too.
 //!
 //! # Bounds
 //! The document does not grow with the number of steps: a plot has at most
-//! [`series::POINTS_MAX`] points, a table at most [`tables::ROWS_MAX`] rows.
+//! `series::POINTS_MAX` points, a table at most `tables::ROWS_MAX` rows.
 
 mod chart;
 mod facts;
