@@ -100,8 +100,10 @@ impl Sealed {
 pub(crate) fn stage(site: &Site, captured: &Captured) -> Result<Sealed, Error> {
     let facts = &captured.facts;
     let names = StagedNames::new(&site.run, facts.step, facts.attempt, site.rank.rank());
-    let outcome = write_file(site, captured, &names.file)
-        .and_then(|(file, digests)| seal(site, captured, &names.record, file, &digests));
+    let outcome = write_file(site, captured, &names.file).and_then(|(file, digests)| {
+        crash_point("checkpoint.unsealed");
+        seal(site, captured, &names.record, file, &digests)
+    });
     if outcome.is_err() {
         site.local().release(&names.file)?;
     }

@@ -106,6 +106,11 @@ fn killed_while_staging() {
 }
 
 #[test]
+fn killed_before_sealing() {
+    crash_at("checkpoint.unsealed", &[10], &[10]);
+}
+
+#[test]
 fn killed_when_sealed() {
     crash_at("checkpoint.sealed", &[10], &[10, 20]);
 }

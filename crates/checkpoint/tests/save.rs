@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use support::{
-    assert_is, assert_tensors, keep_all, objects, open, run, save, save_as, state, told, until,
+    assert_is, assert_tensors, keep_all, metadata, objects, open, run, save, state, told, until,
 };
 
 const BUDGET_BYTES: u64 = 64 << 20;
@@ -294,11 +294,18 @@ fn a_committed_step_stands() {
     save(&mut checkpointer, 1).unwrap();
     assert_eq!(checkpointer.wait().unwrap().len(), 1);
     assert_eq!(objects(&transfer), before);
-    // Another state.
-    save_as(&mut checkpointer, 1, 99).unwrap();
-    let error = checkpointer.wait().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Conflict);
-    assert!(told(&error).contains("step 1 of run day is committed already"), "{}", told(&error));
+    // Other tensors; other metadata; another position.
+    let ours = (state(1), metadata(1), Position { step: 1 });
+    for (tensors, metadata, position) in [
+        (state(99), ours.1.clone(), ours.2),
+        (ours.0.clone(), metadata(99), ours.2),
+        (ours.0.clone(), ours.1.clone(), Position { step: 2 }),
+    ] {
+        checkpointer.save(1, position, &tensors, &metadata).unwrap();
+        let error = checkpointer.wait().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        assert!(told(&error).contains("step 1 of run day is committed already"), "{error}");
+    }
     assert_eq!((objects(&transfer), staged(&tiers)), (before, 0));
     assert_is(&checkpointer.restore(Which::Newest, Part::All).unwrap().unwrap(), 1);
 }

@@ -48,12 +48,8 @@ pub fn open(transfer: &Transfer, settings: &CheckpointSettings) -> Result<Checkp
 }
 
 pub fn save(checkpointer: &mut Checkpointer, step: u64) -> Result<(), Error> {
-    save_as(checkpointer, step, step)
-}
-
-pub fn save_as(checkpointer: &mut Checkpointer, step: u64, seed: u64) -> Result<(), Error> {
     let position = Position { step };
-    checkpointer.save(step, position, &state(seed), &metadata(seed)).map(drop)
+    checkpointer.save(step, position, &state(step), &metadata(step)).map(drop)
 }
 
 /// Panics unless `restored` is, bit for bit, what `save` saves at `step`.
