@@ -18,8 +18,9 @@ pub fn settings(common: &Common) -> Result<Settings, CommandError> {
             let read = |error| CommandError::ReadConfig(path.clone(), error);
             let parse = |error| CommandError::ParseConfig(path.clone(), error);
             let text = fs::read_to_string(path).map_err(read)?;
-            let base = toml::Table::try_from(defaults()?)
-                .map_err(|error| CommandError::Broken(format!("the defaults are no TOML: {error}")))?;
+            let base = toml::Table::try_from(defaults()?).map_err(|error| {
+                CommandError::Broken(format!("the defaults are no TOML: {error}"))
+            })?;
             let given: toml::Table = text.parse().map_err(parse)?;
             overlay(base, given).try_into().map_err(parse)?
         }
@@ -43,7 +44,8 @@ fn defaults() -> Result<Settings, CommandError> {
 /// The trainer's settings with every default filled in.
 fn complete(train: &serde_json::Value) -> Result<serde_json::Value, CommandError> {
     let trainer: TrainerSettings = trainer(train)?;
-    serde_json::to_value(trainer).map_err(|error| forebay::Error::trainer("reading its settings", error).into())
+    serde_json::to_value(trainer)
+        .map_err(|error| forebay::Error::trainer("reading its settings", error).into())
 }
 
 /// The trainer's settings, typed.
@@ -114,7 +116,8 @@ mod tests {
 
     #[test]
     fn an_unknown_setting_is_refused_by_name() {
-        let merged = overlay(toml::Table::try_from(defaults().unwrap()).unwrap(), table("stepz = 1"));
+        let merged =
+            overlay(toml::Table::try_from(defaults().unwrap()).unwrap(), table("stepz = 1"));
         let error = Settings::deserialize_error(merged);
         assert!(error.contains("stepz"), "{error}");
     }

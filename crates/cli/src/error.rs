@@ -29,7 +29,9 @@ pub enum CommandError {
         source: io::Error,
     },
     /// The trainer process ended with an error, which it printed itself.
-    #[error("the trainer process of run {run} failed with exit code {code}; its message stands above")]
+    #[error(
+        "the trainer process of run {run} failed with exit code {code}; its message stands above"
+    )]
     ChildFailed {
         /// The run.
         run: String,

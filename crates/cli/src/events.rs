@@ -2,7 +2,7 @@
 
 use forebay::{Event, journal::Step};
 
-use crate::printer::{Face, Printer, bytes};
+use crate::printer::{Printer, bytes};
 
 /// Shows one event of a run of `steps` steps.
 pub fn show(printer: &Printer, run: &str, steps: u64, event: &Event) {
@@ -22,15 +22,6 @@ pub fn show(printer: &Printer, run: &str, steps: u64, event: &Event) {
             saved.durable_seconds * 1e3
         )),
         Event::Killed(killed) => printer.note(&format!("killed with SIGKILL after step {}", killed.step)),
-        Event::FeedSummary(feed) => {
-            let waited: f64 = feed.waited_seconds.values().sum();
-            printer.note(&format!(
-                "fed {} samples in {:.1} s, {waited:.2} s of it waiting; {} from the lake",
-                feed.samples,
-                feed.seconds,
-                bytes(feed.lake_bytes)
-            ));
-        }
         _ => {}
     }
 }
@@ -38,9 +29,4 @@ pub fn show(printer: &Printer, run: &str, steps: u64, event: &Event) {
 fn show_step(printer: &Printer, run: &str, steps: u64, step: &Step) {
     let detail = format!("loss {:.3}  waited {:.1} ms", step.loss, step.waited_seconds * 1e3);
     printer.progress(run, step.step + 1, steps, &detail);
-}
-
-/// Whether a face of the printer wants plain progress of a child process redrawn.
-pub fn is_machine(printer: &Printer) -> bool {
-    printer.face() == Face::Json
 }

@@ -12,7 +12,9 @@ use forebay::{Name, Version};
 /// fast, disposable).
 #[derive(Debug, Parser)]
 #[command(name = "forebay", version, max_term_width = 100)]
-#[command(after_help = "Example:\n  forebay day        one model's whole day on real data, in minutes")]
+#[command(
+    after_help = "Example:\n  forebay day        one model's whole day on real data, in minutes"
+)]
 pub struct Flags {
     #[command(flatten)]
     pub common: Common,
@@ -88,7 +90,9 @@ pub struct Work {
 ///
 /// Publishes a new version only if the data or the recipe changed.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  forebay prepare --source data/raw --store /tmp/lake --local /tmp/nvme")]
+#[command(
+    after_help = "Example:\n  forebay prepare --source data/raw --store /tmp/lake --local /tmp/nvme"
+)]
 pub struct Prepare {
     /// Raw data: a directory of .jsonl and .txt files, each also as .gz or .zst, or one such file
     #[arg(long, value_name = "PATH")]
@@ -103,7 +107,9 @@ pub struct Prepare {
 
 /// Train the reference model, or go on with a run from its newest committed checkpoint
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  forebay train small-1 --steps 300 --store /tmp/lake --local /tmp/nvme")]
+#[command(
+    after_help = "Example:\n  forebay train small-1 --steps 300 --store /tmp/lake --local /tmp/nvme"
+)]
 pub struct Train {
     /// The run's name; an existing run is resumed
     #[arg(value_name = "RUN")]
@@ -156,7 +162,9 @@ pub struct CheckpointList {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  forebay checkpoint verify day-1 --step 160 --store forebay-day/lake")]
+#[command(
+    after_help = "Example:\n  forebay checkpoint verify day-1 --step 160 --store forebay-day/lake"
+)]
 pub struct CheckpointOf {
     /// The run
     #[arg(value_name = "RUN")]
@@ -167,7 +175,9 @@ pub struct CheckpointOf {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  forebay checkpoint restore day-1 --output /tmp/restored --weights-only")]
+#[command(
+    after_help = "Example:\n  forebay checkpoint restore day-1 --output /tmp/restored --weights-only"
+)]
 pub struct CheckpointRestore {
     #[command(flatten)]
     pub of: CheckpointOf,
@@ -181,7 +191,9 @@ pub struct CheckpointRestore {
 
 /// Score a checkpoint on the validation split and hold it against the gate
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  forebay evaluate day-1 --store forebay-day/lake --local forebay-day/local")]
+#[command(
+    after_help = "Example:\n  forebay evaluate day-1 --store forebay-day/lake --local forebay-day/local"
+)]
 pub struct Evaluate {
     #[command(flatten)]
     pub of: CheckpointOf,
@@ -202,7 +214,9 @@ pub enum Archive {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  forebay archive publish day-1 --model day --store forebay-day/lake")]
+#[command(
+    after_help = "Example:\n  forebay archive publish day-1 --model day --store forebay-day/lake"
+)]
 pub struct ArchivePublish {
     #[command(flatten)]
     pub of: CheckpointOf,
@@ -220,7 +234,9 @@ pub struct Package {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  forebay archive restore day@1 --output /tmp/model --store forebay-day/lake")]
+#[command(
+    after_help = "Example:\n  forebay archive restore day@1 --output /tmp/model --store forebay-day/lake"
+)]
 pub struct ArchiveRestore {
     #[command(flatten)]
     pub package: Package,
@@ -239,7 +255,9 @@ pub struct ArchiveList {
 
 /// Print the samples an archived model saw at a step, with source file and record
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  forebay trace day --step 12 --store forebay-day/lake --local forebay-day/local")]
+#[command(
+    after_help = "Example:\n  forebay trace day --step 12 --store forebay-day/lake --local forebay-day/local"
+)]
 pub struct Trace {
     #[command(flatten)]
     pub package: Package,

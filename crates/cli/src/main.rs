@@ -20,8 +20,11 @@ use crate::{
 
 /// What every command is given.
 pub struct Context<'a> {
+    /// The flags every verb understands.
     pub flags: &'a flags::Common,
+    /// Where it speaks.
     pub printer: &'a Printer,
+    /// Its clock, and the flag that Ctrl-C sets.
     pub runtime: &'a Runtime,
 }
 
@@ -50,7 +53,9 @@ fn dispatch(context: &Context<'_>, verb: Verb) -> Result<(), CommandError> {
         Verb::Prepare(flags) => commands::prepare::run(context, flags),
         Verb::Train(flags) => commands::train::run(context, flags),
         Verb::Checkpoint(Checkpoint::List(flags)) => commands::checkpoint::list(context, &flags),
-        Verb::Checkpoint(Checkpoint::Verify(flags)) => commands::checkpoint::verify(context, &flags),
+        Verb::Checkpoint(Checkpoint::Verify(flags)) => {
+            commands::checkpoint::verify(context, &flags)
+        }
         Verb::Checkpoint(Checkpoint::Restore(flags)) => {
             commands::checkpoint::restore(context, &flags)
         }

@@ -90,7 +90,9 @@ impl Printer {
                 eprintln!("  {task} {done}/{total} {detail}");
             }
         }
-        if done >= total && let Some(finished) = shown.remove(task) {
+        if done >= total
+            && let Some(finished) = shown.remove(task)
+        {
             finished.bar.finish_and_clear();
         }
     }
@@ -124,8 +126,9 @@ impl Printer {
 
     /// The failure that ends the command, with every cause, each once.
     pub fn failure(&self, kind: forebay::ErrorKind, error: &dyn std::error::Error) {
-        let causes: Vec<String> =
-            std::iter::successors(error.source(), |cause| cause.source()).map(ToString::to_string).collect();
+        let causes: Vec<String> = std::iter::successors(error.source(), |cause| cause.source())
+            .map(ToString::to_string)
+            .collect();
         if self.face == Face::Json {
             let value = serde_json::json!({
                 "kind": kind.as_str(), "message": error.to_string(), "causes": causes,

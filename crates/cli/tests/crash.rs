@@ -4,6 +4,9 @@
 //! capture, with half a staged file, sealed but not drained, half uploaded, before and after the
 //! commit. Then it is started again, and every loss and every byte of its state is compared.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::disallowed_methods, reason = "these tests watch real processes in real time")]
+
 mod support;
 
 use std::collections::BTreeMap;
@@ -38,7 +41,8 @@ fn losses(bench: &Bench, run: &str) -> BTreeMap<u64, String> {
 /// The bytes of the final tensors, weights and optimizer state.
 fn state(bench: &Bench, run: &str) -> Vec<u8> {
     let folder = format!("lake/runs/{run}/checkpoints");
-    let newest = bench.files(&folder).into_iter().filter(|file| file.ends_with(".safetensors")).max();
+    let newest =
+        bench.files(&folder).into_iter().filter(|file| file.ends_with(".safetensors")).max();
     std::fs::read(bench.path(&folder).join(newest.unwrap())).unwrap()
 }
 
@@ -55,7 +59,11 @@ fn losses_and_weights_after_a_crash_are_those_of_an_uninterrupted_run() {
         bench.crash(&["train", &run], &format!("{point}:1"));
         bench.crash(&["train", &run], &format!("{point}:2"));
         let torn = bench.run(&["checkpoint", "verify", &run]);
-        assert!(matches!(torn.code, Some(0 | 3)), "{point}: a torn checkpoint was chosen: {}", torn.err);
+        assert!(
+            matches!(torn.code, Some(0 | 3)),
+            "{point}: a torn checkpoint was chosen: {}",
+            torn.err
+        );
         bench.ok(&["train", &run]);
         assert_eq!(losses(&bench, &run), whole_losses, "after {point}");
         assert_eq!(state(&bench, &run), whole_state, "after {point}");

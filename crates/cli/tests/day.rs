@@ -1,5 +1,8 @@
 //! The whole day, as a user runs it.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::disallowed_methods, reason = "these tests watch real processes in real time")]
+
 mod support;
 
 use std::{fs, thread, time::Duration};
@@ -107,10 +110,7 @@ fn ctrl_c_saves_and_the_same_command_goes_on() {
     let mut child = child.stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
     assert!(lines.any(|line| line.unwrap().contains("\"event\":\"step\"")));
-    std::process::Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()
-        .unwrap();
+    std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     lines.for_each(drop);
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(!bench.files("lake/runs/stopped/checkpoints").is_empty());

@@ -46,18 +46,18 @@ fn steps(entries: &[Entry]) -> BTreeMap<u64, [u64; 3]> {
         )),
         _ => None,
     };
-    entries.iter().filter_map(bits).collect()
+    let counted = forebay_journal::timeline(entries).counted;
+    counted.into_iter().filter_map(bits).collect()
 }
 
 /// The digest of each tensor of the newest checkpoint, and of its position and metadata together.
 fn state(engine: &Engine, run: &Name) -> Result<BTreeMap<String, Digest>, Error> {
-    let newest = forebay_checkpoint::list(engine.lake(), run)?.pop().ok_or_else(|| {
-        Error::NotFound {
+    let newest =
+        forebay_checkpoint::list(engine.lake(), run)?.pop().ok_or_else(|| Error::NotFound {
             what: format!("a committed checkpoint of run {run}"),
             store: engine.lake().url().to_owned(),
             hint: "train it first".into(),
-        }
-    })?;
+        })?;
     let shown = forebay_checkpoint::show(engine.lake(), run, newest.step)?;
     let mut digests = shown.tensor_digests();
     let rest = serde_json::json!({ "position": shown.position(), "metadata": shown.metadata() });

@@ -105,7 +105,8 @@ fn kill_step(seed: u64, steps: u64, every_steps: u64) -> Option<u64> {
     let first = (intervals / 4).max(1);
     let interval = first + random.below((intervals / 2).max(1));
     let offset = 1 + random.below(every_steps - 1);
-    Some((interval * every_steps + offset).min(steps - 1)).filter(|step| step % every_steps != 0)
+    Some((interval * every_steps + offset).min(steps - 1))
+        .filter(|step| !step.is_multiple_of(every_steps))
 }
 
 fn run_name(number: u32) -> Name {
@@ -125,7 +126,10 @@ mod tests {
         for seed in 0..200 {
             for (steps, every) in [(240, 40), (30, 7), (9, 4), (1000, 2)] {
                 let step = kill_step(seed, steps, every).unwrap_or(every + 1);
-                assert!(step > every && step < steps && step % every != 0, "{seed} {steps} {every}");
+                assert!(
+                    step > every && step < steps && !step.is_multiple_of(every),
+                    "{seed} {steps} {every}"
+                );
             }
         }
     }

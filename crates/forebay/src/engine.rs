@@ -132,7 +132,10 @@ impl Engine {
     }
 
     /// The dataset that `reference` names, checked against the digest in it.
-    pub(crate) fn referenced(&self, reference: &DatasetReference) -> Result<DatasetManifest, Error> {
+    pub(crate) fn referenced(
+        &self,
+        reference: &DatasetReference,
+    ) -> Result<DatasetManifest, Error> {
         let (manifest, digest) = self.dataset(&reference.name, Some(reference.version))?;
         if digest == reference.digest {
             return Ok(manifest);

@@ -15,7 +15,7 @@ use forebay_journal::Journal;
 use forebay_local::{LocalTier, Usage};
 use forebay_prepare::Prepared;
 use forebay_runtime::Runtime;
-use forebay_types::{Name, Split, Version};
+use forebay_types::{Name, Version};
 
 use crate::{Engine, Error, FeedSettings, Settings, Trainer, run};
 
@@ -97,11 +97,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`forebay_types::ErrorKind::Refused`] when the evaluation did not pass its gate.
-    pub fn archive(
-        &self,
-        evaluation: &EvaluationRecord,
-        model: &Name,
-    ) -> Result<Published, Error> {
+    pub fn archive(&self, evaluation: &EvaluationRecord, model: &Name) -> Result<Published, Error> {
         let watch = self.runtime().stopwatch();
         let run = &evaluation.run;
         let record = self.run_record(run)?;
@@ -170,23 +166,17 @@ impl Engine {
             Some(version) => version,
             None => forebay_archive::newest(self.lake(), model)?,
         };
-        let (package, _) = forebay_archive::open(self.lake(), model, version)?;
-        let run = self.run_record(&package.lineage.run)?;
-        if step >= package.lineage.step {
-            return Err(Error::Setting {
-                setting: "step",
-                value: step.to_string(),
-                why: format!("{model}@{} was trained for {} steps", version.number(), package.lineage.step),
-            });
+        let lineage = forebay_archive::lineage(self.lake(), model, version)?;
+        let package = format!("{model}@{}", version.number());
+        if step >= lineage.package.step {
+            let why = format!("{package} was trained for {} steps", lineage.package.step);
+            return Err(Error::Setting { setting: "step", value: step.to_string(), why });
         }
-        let feed: FeedSettings = run
-            .configuration
-            .get("feed")
-            .cloned()
-            .and_then(|feed| serde_json::from_value(feed).ok())
-            .ok_or_else(|| Error::Refused(format!("run {} does not say how it was fed", run.run)))?;
-        let manifest = self.referenced(&package.lineage.dataset)?;
-        Ok(forebay_feed::trace(self.transfer(), &manifest, Split::Train, &feed, step)?)
+        let feed: FeedSettings = serde_json::from_value(lineage.feed).map_err(|error| {
+            forebay_format::Error::damaged(format!("{package}, its lineage"), error)
+        })?;
+        let manifest = self.referenced(&lineage.package.dataset)?;
+        Ok(forebay_feed::trace(self.transfer(), &manifest, lineage.split, &feed, step)?)
     }
 
     /// The report of a run as one HTML document.

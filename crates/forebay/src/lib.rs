@@ -32,14 +32,16 @@ mod run;
 mod settings;
 
 pub use engine::Engine;
-pub use evening::clear;
 pub use error::Error;
+pub use evening::clear;
 pub use run::{Observer, Run, StepMetrics, Trainer};
 pub use settings::{ArchiveSettings, EvaluateSettings, PrepareSettings, Settings};
 
 pub use forebay_archive as archive;
 pub use forebay_checkpoint as checkpoint;
-pub use forebay_checkpoint::{CheckpointSettings, Dtype, Part, Restored, StateTensor, TensorView, Which};
+pub use forebay_checkpoint::{
+    CheckpointSettings, Dtype, Part, Restored, StateTensor, TensorView, Which,
+};
 pub use forebay_evaluate::{Score, Scorer};
 pub use forebay_feed::{Batch, FeedSettings, TracedSample};
 pub use forebay_format::v1::{
@@ -51,6 +53,4 @@ pub use forebay_format::v1::{
 pub use forebay_lake::{Error as LakeError, Lake};
 pub use forebay_prepare::{Prepared, Progress, Recipe, Stage};
 pub use forebay_runtime::{Cancelled, Random, Runtime, Stopwatch, Timestamp, crash_point};
-pub use forebay_types::{
-    Digest, ErrorKind, Key, Name, Position, Rank, SampleId, Split, Version,
-};
+pub use forebay_types::{Digest, ErrorKind, Key, Name, Position, Rank, SampleId, Split, Version};

@@ -17,12 +17,12 @@
 use std::collections::BTreeMap;
 
 use forebay_checkpoint::{Checkpointer, Part, Restored, SaveReport, StateTensor, Which};
-use forebay_feed::{Batch, Feed, WaitCause};
+use forebay_feed::{Batch, Feed, FeedStats, WaitCause};
 use forebay_format::v1::{
     dataset::DatasetManifest,
     journal::{
-        CheckpointCommitted, Event, FeedSummary, Finished, Host, Resumed, RunStarted, Step, Traffic,
-        TrafficCounts,
+        CheckpointCommitted, Event, FeedSummary, Finished, Host, Resumed, RunStarted, Step,
+        Traffic, TrafficCounts,
     },
     run::{DatasetReference, RunRecord, json_digest},
 };
@@ -66,11 +66,25 @@ pub struct Run<'a> {
     settings: Settings,
     journal: Journal,
     checkpointer: Checkpointer,
-    feed: Feed,
+    feed: Option<Feed>,
+    position: Position,
+    reported: Reported,
     observer: Observer<'a>,
     attempt: Stopwatch,
     last_step_seconds: f64,
+    last_flush_seconds: f64,
     waited: Waited,
+}
+
+/// How long steps stay in memory at most before the journal makes them durable.
+const FLUSH_SECONDS: f64 = 5.0;
+
+/// What the journal knows of this attempt's feed and traffic.
+#[derive(Default)]
+struct Reported {
+    stats: FeedStats,
+    seconds: f64,
+    traffic: Traffic,
 }
 
 /// What the step under way waited for its batch.
@@ -106,7 +120,6 @@ impl<'a> Run<'a> {
             runtime,
         )?
         .with_dataset(record.dataset.clone());
-        let feed = feed(engine, &manifest, settings, Position::default())?;
         let mut run = Self {
             engine: engine.clone(),
             record,
@@ -114,10 +127,13 @@ impl<'a> Run<'a> {
             settings: settings.clone(),
             journal,
             checkpointer,
-            feed,
+            feed: None,
+            position: Position::default(),
+            reported: Reported::default(),
             observer,
             attempt: runtime.stopwatch(),
             last_step_seconds: 0.0,
+            last_flush_seconds: 0.0,
             waited: Waited::default(),
         };
         run.journal.begin_attempt();
@@ -164,9 +180,8 @@ impl<'a> Run<'a> {
         let Some(restored) = self.checkpointer.restore(Which::Newest, Part::All)? else {
             return Ok(None);
         };
-        if restored.position() != Position::default() {
-            self.feed = feed(&self.engine, &self.manifest, &self.settings, restored.position())?;
-        }
+        self.position = restored.position();
+        self.feed = None;
         let (step, tier) = (restored.step(), restored.tier().to_string());
         self.record(Event::Resumed(Resumed { step, seconds: watch.seconds(), tier }))?;
         self.last_step_seconds = self.attempt.seconds();
@@ -179,7 +194,7 @@ impl<'a> Run<'a> {
     /// When its data cannot be read or is damaged; the message names object and step.
     pub fn next_batch(&mut self) -> Result<Batch, Error> {
         self.runtime().check()?;
-        let batch = self.feed.next()?;
+        let batch = self.feed()?.next()?;
         let batch = batch.ok_or_else(|| Error::Refused("the feed has no further batch".into()))?;
         self.waited = Waited {
             seconds: batch.waited.total().as_secs_f64(),
@@ -206,14 +221,20 @@ impl<'a> Run<'a> {
             waited_seconds: waited.seconds,
             wait_cause: waited.cause,
         }))?;
-        self.record_commits()
+        self.record_commits()?;
+        // So that a report shows what a crash threw away.
+        if now - self.last_flush_seconds > FLUSH_SECONDS {
+            self.last_flush_seconds = now;
+            self.journal.flush()?;
+        }
+        Ok(())
     }
 
     /// Whether a checkpoint is due after `steps_taken` steps.
     #[must_use]
     pub fn save_due(&self, steps_taken: u64) -> bool {
         let every = self.settings.checkpoint.every_steps;
-        steps_taken == self.record.steps || (every > 0 && steps_taken % every == 0)
+        steps_taken == self.record.steps || (every > 0 && steps_taken.is_multiple_of(every))
     }
 
     /// Captures the state after `steps_taken` steps; returns as soon as the trainer may change it.
@@ -226,6 +247,7 @@ impl<'a> Run<'a> {
         tensors: &[StateTensor<'_>],
         metadata: &serde_json::Value,
     ) -> Result<(), Error> {
+        self.record_feed()?;
         self.journal.flush()?;
         let position = Position { step: steps_taken };
         self.checkpointer.save(steps_taken, position, tensors, metadata)?;
@@ -254,6 +276,15 @@ impl<'a> Run<'a> {
         Ok(self.journal.flush()?)
     }
 
+    /// The feed, opened where the run stands when it is first needed.
+    fn feed(&mut self) -> Result<&mut Feed, Error> {
+        let feed = match self.feed.take() {
+            Some(feed) => feed,
+            None => open_feed(&self.engine, &self.manifest, &self.settings, self.position)?,
+        };
+        Ok(self.feed.insert(feed))
+    }
+
     fn drain(&mut self) -> Result<(), Error> {
         let reports = self.checkpointer.wait()?;
         reports.into_iter().try_for_each(|report| self.record_commit(report))
@@ -275,26 +306,19 @@ impl<'a> Run<'a> {
         }))
     }
 
+    /// Records what was fed and moved since this was last recorded.
     fn record_feed(&mut self) -> Result<(), Error> {
-        let stats = self.feed.stats();
-        let seconds = self.attempt.seconds();
-        self.record(Event::FeedSummary(FeedSummary {
-            samples: stats.samples,
-            seconds,
-            waited_seconds: [
-                (WaitCause::Lake, stats.waited.lake),
-                (WaitCause::Local, stats.waited.local),
-                (WaitCause::Assembly, stats.waited.assembly),
-            ]
-            .map(|(why, waited)| (cause(why), waited.as_secs_f64()))
-            .into(),
-            lake_bytes: stats.lake_bytes,
-            hits: stats.cache_hits,
-            misses: stats.cache_misses,
-            refetches: stats.refetches,
-        }))?;
-        let traffic = traffic(self.engine.lake(), "train");
-        self.record(Event::Traffic(traffic))
+        let stats = self.feed.as_ref().map(Feed::stats).unwrap_or_default();
+        let now = Reported {
+            stats,
+            seconds: self.attempt.seconds(),
+            traffic: traffic(self.engine.lake(), "train"),
+        };
+        let (fed, moved) = now.since(&self.reported);
+        self.reported = now;
+        self.last_flush_seconds = self.reported.seconds;
+        self.record(Event::FeedSummary(fed))?;
+        self.record(Event::Traffic(moved))
     }
 
     fn record(&mut self, event: Event) -> Result<(), Error> {
@@ -331,7 +355,7 @@ pub(crate) fn open_journal(
     Ok(Journal::open(engine.lake(), &record, runtime)?)
 }
 
-fn feed(
+fn open_feed(
     engine: &Engine,
     manifest: &DatasetManifest,
     settings: &Settings,
@@ -339,6 +363,37 @@ fn feed(
 ) -> Result<Feed, Error> {
     let transfer = engine.transfer();
     Ok(Feed::open(transfer, manifest, Split::Train, &settings.feed, Rank::ALONE, from)?)
+}
+
+impl Reported {
+    /// What came since `before`, as events that add up over a run.
+    fn since(&self, before: &Self) -> (FeedSummary, Traffic) {
+        let (now, then) = (&self.stats, &before.stats);
+        let waited = [
+            (WaitCause::Lake, now.waited.lake.saturating_sub(then.waited.lake)),
+            (WaitCause::Local, now.waited.local.saturating_sub(then.waited.local)),
+            (WaitCause::Assembly, now.waited.assembly.saturating_sub(then.waited.assembly)),
+        ];
+        let fed = FeedSummary {
+            samples: now.samples - then.samples,
+            seconds: self.seconds - before.seconds,
+            waited_seconds: waited.map(|(why, waited)| (cause(why), waited.as_secs_f64())).into(),
+            lake_bytes: now.lake_bytes - then.lake_bytes,
+            hits: now.cache_hits - then.cache_hits,
+            misses: now.cache_misses - then.cache_misses,
+            refetches: now.refetches - then.refetches,
+        };
+        let mut moved = self.traffic.clone();
+        for (purpose, counts) in &mut moved.purposes {
+            let then = before.traffic.purposes.get(purpose).copied().unwrap_or_default();
+            counts.reads -= then.reads;
+            counts.writes -= then.writes;
+            counts.bytes_read -= then.bytes_read;
+            counts.bytes_written -= then.bytes_written;
+            counts.retries -= then.retries;
+        }
+        (fed, moved)
+    }
 }
 
 fn cause(cause: WaitCause) -> String {

@@ -83,9 +83,9 @@ impl Default for Settings {
             seed: 7,
             steps: 240,
             prepare: PrepareSettings::default(),
-            feed: FeedSettings::default(),
+            feed: FeedSettings { batch_size: 16, ..FeedSettings::default() },
             train: serde_json::Value::Object(serde_json::Map::new()),
-            checkpoint: CheckpointSettings::default(),
+            checkpoint: CheckpointSettings { every_steps: 40, ..CheckpointSettings::default() },
             evaluate: EvaluateSettings::default(),
             // A model that learned no more than how frequent each token is reaches 0.
             gate: Gate { loss_below_unigram_entropy_by: Some(0.5), ..Gate::default() },

@@ -59,9 +59,10 @@ impl Error {
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::Damaged { .. } => ErrorKind::Corrupt,
+            // A key holds one kind of record, so another kind there is not what was written.
+            Self::Damaged { .. } | Self::OtherFormat { .. } => ErrorKind::Corrupt,
             Self::Newer { .. } => ErrorKind::NewerFormat,
-            Self::OtherFormat { .. } | Self::Unwritable { .. } => ErrorKind::Invalid,
+            Self::Unwritable { .. } => ErrorKind::Invalid,
         }
     }
 }

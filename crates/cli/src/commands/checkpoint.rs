@@ -19,7 +19,11 @@ pub fn list(context: &Context<'_>, flags: &CheckpointList) -> Result<(), Command
             vec![each.step.to_string(), bytes(each.bytes), each.tensors.to_string(), state]
         })
         .collect();
-    context.printer.result("checkpoints", &found, &table(&["step", "size", "tensors", "state"], &rows));
+    context.printer.result(
+        "checkpoints",
+        &found,
+        &table(&["step", "size", "tensors", "state"], &rows),
+    );
     Ok(())
 }
 
@@ -40,8 +44,7 @@ pub fn verify(context: &Context<'_>, flags: &CheckpointOf) -> Result<(), Command
 pub fn restore(context: &Context<'_>, flags: &CheckpointRestore) -> Result<(), CommandError> {
     let (lake, _) = config::lake(context)?;
     let part = if flags.weights_only { Part::Weights } else { Part::All };
-    let restored =
-        checkpoint::export(&lake, &flags.of.run, flags.of.step, part, &flags.output)?;
+    let restored = checkpoint::export(&lake, &flags.of.run, flags.of.step, part, &flags.output)?;
     let text = format!(
         "run {} at step {}: {} tensors, {} in {}",
         flags.of.run,

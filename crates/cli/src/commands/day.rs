@@ -57,7 +57,8 @@ pub fn run(context: &Context<'_>, flags: Day) -> Result<(), CommandError> {
         day.clear(&engine, &plan.run)?;
     }
 
-    let summary = DaySummary::new(&engine, &plan, &evaluation, comparison, package, watch.seconds())?;
+    let summary =
+        DaySummary::new(&engine, &plan, &evaluation, comparison, package, watch.seconds())?;
     write(&report, &engine.report(&plan.run)?)?;
     printer.result("day", &summary, &summary.text(&settings, &report));
     evaluate::refuse_failed(&evaluation)

@@ -206,9 +206,9 @@ impl Training {
 
     fn resume_line(&self) -> Option<String> {
         let (at, seconds) = (self.resumed_at_step?, self.resume_seconds?);
-        let killed = self.killed_after_step.map_or_else(String::new, |step| {
-            format!("killed after step {step}, ")
-        });
+        let killed = self
+            .killed_after_step
+            .map_or_else(String::new, |step| format!("killed after step {step}, "));
         Some(format!("  crash        {killed}resumed at step {at} in {seconds:.3} s"))
     }
 }
@@ -220,7 +220,8 @@ impl Checkpoints {
             if let Event::CheckpointCommitted(saved) = &entry.event {
                 checkpoints.committed += 1;
                 checkpoints.bytes = saved.bytes;
-                checkpoints.pause_seconds_max = checkpoints.pause_seconds_max.max(saved.pause_seconds);
+                checkpoints.pause_seconds_max =
+                    checkpoints.pause_seconds_max.max(saved.pause_seconds);
                 checkpoints.durable_seconds_max =
                     checkpoints.durable_seconds_max.max(saved.durable_seconds);
             }

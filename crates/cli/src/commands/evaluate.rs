@@ -53,7 +53,10 @@ pub fn describe(evaluation: &EvaluationRecord) -> String {
     )];
     lines.extend(evaluation.rules.iter().map(|outcome| {
         let verdict = if outcome.passed { "passed" } else { "FAILED" };
-        format!("  gate {}: {:.4} against {} {verdict}", outcome.rule, outcome.measured, outcome.limit)
+        format!(
+            "  gate {}: {:.4} against {} {verdict}",
+            outcome.rule, outcome.measured, outcome.limit
+        )
     }));
     lines.join("\n")
 }

@@ -49,7 +49,8 @@ pub fn describe(prepared: &Prepared) -> String {
     let reasons = |map: &BTreeMap<String, u64>| match map.len() {
         0 => String::new(),
         _ => {
-            let each: Vec<_> = map.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+            let each: Vec<_> =
+                map.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
             format!(" ({})", each.join(", "))
         }
     };

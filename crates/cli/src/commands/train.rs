@@ -3,7 +3,11 @@
 use forebay::{Run, Settings, Trainer};
 
 use crate::{
-    Context, config, error::CommandError, events, flags::{Train, TrainWork}, printer::Printer,
+    Context, config,
+    error::CommandError,
+    events,
+    flags::{Train, TrainWork},
+    printer::Printer,
 };
 
 /// What stands in run records as the trainer.
@@ -52,7 +56,8 @@ fn finish(
     run: &str,
     outcome: &forebay_trainer::Outcome,
 ) -> Result<(), CommandError> {
-    let text = format!("run {run} stands at step {}, loss {:.4}", outcome.steps_taken, outcome.loss);
+    let text =
+        format!("run {run} stands at step {}, loss {:.4}", outcome.steps_taken, outcome.loss);
     printer.result("trained", outcome, &text);
     if outcome.interrupted {
         return Err(forebay::Error::Interrupted.into());

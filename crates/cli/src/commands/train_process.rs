@@ -65,7 +65,8 @@ impl TrainProcess<'_> {
                 terminate(&child);
             }
         }
-        let status = child.wait().map_err(|source| CommandError::Child { act: "wait for", source })?;
+        let status =
+            child.wait().map_err(|source| CommandError::Child { act: "wait for", source })?;
         context.runtime.check()?;
         match (killed, status.code()) {
             (Some(step), None) => Ok(Ended::Killed { step }),
@@ -75,7 +76,8 @@ impl TrainProcess<'_> {
     }
 
     fn start(&self) -> Result<Child, CommandError> {
-        let program = env::current_exe().map_err(|source| CommandError::Child { act: "find", source })?;
+        let program =
+            env::current_exe().map_err(|source| CommandError::Child { act: "find", source })?;
         Command::new(program)
             .args(["train", self.run.as_str(), "--json", "--with-parent"])
             .args(&self.arguments)

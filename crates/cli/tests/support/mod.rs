@@ -1,6 +1,7 @@
 //! A bench for whole-program tests: the real binary, real text, a lake and a tier of its own.
 
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::{
     fs,
@@ -139,6 +140,20 @@ impl Bench {
     #[track_caller]
     pub fn prepare(&self) -> Said {
         self.ok(&["prepare", "--source", &self.source_flag()])
+    }
+
+    /// Whether a shard is listed on a page of the validation split.
+    pub fn is_validation(&self, shard: &str) -> bool {
+        let read = |key: &str| -> serde_json::Value {
+            serde_json::from_str(&fs::read_to_string(self.lake(key)).unwrap()).unwrap()
+        };
+        let manifest = read("datasets/day-text/v1.json");
+        let splits = manifest["body"]["splits"].as_array().unwrap();
+        let validation = splits.iter().find(|split| split["split"] == "validation").unwrap();
+        validation["pages"].as_array().unwrap().iter().any(|page| {
+            let page = read(&format!("shards/{}.page.json", page.as_str().unwrap()));
+            page["body"]["shards"].as_array().unwrap().iter().any(|s| s["digest"] == shard)
+        })
     }
 
     /// Every file below `folder`, as paths relative to it.

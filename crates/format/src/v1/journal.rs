@@ -210,7 +210,7 @@ pub struct Killed {
     pub step: u64,
 }
 
-/// What the feed did during an attempt.
+/// What the feed did since the attempt began or this was last recorded: all of them add up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FeedSummary {
     /// Samples delivered.
@@ -230,7 +230,7 @@ pub struct FeedSummary {
 }
 
 /// What moved between this machine and the lake.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Traffic {
     /// The hour or process that moved it: `prepare`, `train`, …
     pub stage: String,
