@@ -144,8 +144,11 @@ impl Printer {
         let _closed = writeln!(io::stdout().lock(), "{text}");
     }
 
+    /// A line on standard error, above the bars where there are any.
     fn bar_line(&self, text: &str) {
-        if self.bars.println(text).is_err() {
+        // Where nothing is drawn, the bars swallow the line and call that a success.
+        let shown = self.face == Face::Terminal && self.bars.println(text).is_ok();
+        if !shown {
             eprintln!("{text}");
         }
     }

@@ -161,7 +161,8 @@ fn one_changed_byte_of_any_object_is_found_by_the_next_command_that_reads_it() {
     finds(&bench, "datasets/day-text/v1.json", &["prepare", "--source", &source]);
     finds(&bench, "runs/mine/run.json", &["train", "mine"]);
     for file in bench.files("lake/runs/mine/journal") {
-        finds(&bench, &format!("runs/mine/journal/{file}"), &["train", "mine"]);
+        let archive = ["archive", "publish", "mine", "--model", "other"];
+        finds(&bench, &format!("runs/mine/journal/{file}"), &archive);
     }
     for file in bench.files("lake/runs/mine/checkpoints") {
         let step = file.split('/').next().unwrap().trim_start_matches('0').to_owned();

@@ -97,7 +97,7 @@ impl Engine {
     /// # Errors
     /// [`forebay_types::ErrorKind::NotFound`] when there is no such run.
     pub fn run_record(&self, name: &Name) -> Result<RunRecord, Error> {
-        Ok(forebay_journal::run_record(self.lake(), name)?.0)
+        run_record(self.lake(), name)
     }
 
     /// The whole journal of run `name`, in order.
@@ -152,4 +152,12 @@ impl Engine {
     pub fn rows(manifest: &DatasetManifest, split: Split) -> u64 {
         manifest.split(split).map_or(0, |entry| entry.rows)
     }
+}
+
+/// What run `name` set out to do, for those who have only a lake.
+///
+/// # Errors
+/// [`forebay_types::ErrorKind::NotFound`] when there is no such run.
+pub fn run_record(lake: &Lake, name: &Name) -> Result<RunRecord, Error> {
+    Ok(forebay_journal::run_record(lake, name)?.0)
 }

@@ -31,7 +31,7 @@ mod evening;
 mod run;
 mod settings;
 
-pub use engine::Engine;
+pub use engine::{Engine, run_record};
 pub use error::Error;
 pub use evening::clear;
 pub use run::{Observer, Run, StepMetrics, Trainer};

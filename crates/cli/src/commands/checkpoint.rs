@@ -11,6 +11,8 @@ use crate::{
 
 pub fn list(context: &Context<'_>, flags: &CheckpointList) -> Result<(), CommandError> {
     let (lake, _) = config::lake(context)?;
+    // A run without checkpoints is no mistake; a name without a run is.
+    forebay::run_record(&lake, &flags.run)?;
     let found = checkpoint::list(&lake, &flags.run)?;
     let rows: Vec<_> = found
         .iter()
