@@ -22,7 +22,7 @@ architecture: ## the arrows between crates and the invariants of absence
 	python3 ci/check_architecture.py
 
 deny: ## licences, sources and duplicates of dependencies
-	$(CARGO) deny --all-features check --hide-inclusion-graph bans licenses sources
+	$(CARGO) deny check --hide-inclusion-graph bans licenses sources
 
 lint: ## clippy, warnings denied, tests included
 	$(CARGO) clippy --workspace --all-targets $(FEATURES) -- -D warnings

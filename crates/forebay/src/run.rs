@@ -221,9 +221,9 @@ impl<'a> Run<'a> {
             waited_seconds: waited.seconds,
             wait_cause: waited.cause,
         }))?;
-        self.record_commits()?;
-        // So that a report shows what a crash threw away.
-        if now - self.last_flush_seconds > FLUSH_SECONDS {
+        let committed = self.record_commits()?;
+        // So that a report knows of every checkpoint, and of most of what a crash threw away.
+        if committed || now - self.last_flush_seconds > FLUSH_SECONDS {
             self.last_flush_seconds = now;
             self.journal.flush()?;
         }
@@ -290,9 +290,12 @@ impl<'a> Run<'a> {
         reports.into_iter().try_for_each(|report| self.record_commit(report))
     }
 
-    fn record_commits(&mut self) -> Result<(), Error> {
+    /// Records the checkpoints that were committed since; says whether there were any.
+    fn record_commits(&mut self) -> Result<bool, Error> {
         let reports = self.checkpointer.finished();
-        reports.into_iter().try_for_each(|report| self.record_commit(report))
+        let any = !reports.is_empty();
+        reports.into_iter().try_for_each(|report| self.record_commit(report))?;
+        Ok(any)
     }
 
     fn record_commit(&mut self, report: SaveReport) -> Result<(), Error> {
