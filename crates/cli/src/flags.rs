@@ -151,6 +151,8 @@ pub enum Checkpoint {
     Verify(CheckpointOf),
     /// Write a checkpoint's tensors and metadata into a directory, verified
     Restore(CheckpointRestore),
+    /// Remove a checkpoint: a damaged one, or one that a run is to be taken back behind
+    Remove(CheckpointRemove),
 }
 
 #[derive(Debug, Args)]
@@ -190,6 +192,19 @@ pub struct CheckpointRestore {
 }
 
 /// Score a checkpoint on the validation split and hold it against the gate
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  forebay checkpoint remove day-1 --step 160 --store forebay-day/lake"
+)]
+pub struct CheckpointRemove {
+    /// The run
+    #[arg(value_name = "RUN")]
+    pub run: Name,
+    /// The step; the newest is removed only if it is damaged
+    #[arg(long, value_name = "N")]
+    pub step: u64,
+}
+
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  forebay evaluate day-1 --store forebay-day/lake --local forebay-day/local"

@@ -59,6 +59,9 @@ fn dispatch(context: &Context<'_>, verb: Verb) -> Result<(), CommandError> {
         Verb::Checkpoint(Checkpoint::Restore(flags)) => {
             commands::checkpoint::restore(context, &flags)
         }
+        Verb::Checkpoint(Checkpoint::Remove(flags)) => {
+            commands::checkpoint::remove(context, &flags)
+        }
         Verb::Evaluate(flags) => commands::evaluate::run(context, &flags),
         Verb::Archive(Archive::Publish(flags)) => commands::archive::publish(context, flags),
         Verb::Archive(Archive::Verify(flags)) => commands::archive::verify(context, &flags),

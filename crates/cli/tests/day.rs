@@ -80,6 +80,8 @@ fn every_hour_is_a_command_of_its_own() {
         .collect();
     assert_eq!(steps.last(), Some(&24));
     bench.ok(&["checkpoint", "verify", "mine"]);
+    bench.ok(&["checkpoint", "remove", "mine", "--step", &steps[0].to_string()]);
+    bench.fails(&["checkpoint", "remove", "mine", "--step", "24"], 9, &["newest"]);
     let output = bench.path("restored").display().to_string();
     bench.ok(&["checkpoint", "restore", "mine", "--output", &output, "--weights-only"]);
     assert!(!bench.files("restored").is_empty());

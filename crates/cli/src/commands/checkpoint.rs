@@ -1,11 +1,11 @@
-//! `forebay checkpoint list|verify|restore`.
+//! `forebay checkpoint list|verify|restore|remove`.
 
 use forebay::{Part, checkpoint};
 
 use crate::{
     Context, config,
     error::CommandError,
-    flags::{CheckpointList, CheckpointOf, CheckpointRestore},
+    flags::{CheckpointList, CheckpointOf, CheckpointRemove, CheckpointRestore},
     printer::{bytes, table},
 };
 
@@ -56,5 +56,14 @@ pub fn restore(context: &Context<'_>, flags: &CheckpointRestore) -> Result<(), C
         flags.output.display()
     );
     context.printer.result("restored", &restored, &text);
+    Ok(())
+}
+
+pub fn remove(context: &Context<'_>, flags: &CheckpointRemove) -> Result<(), CommandError> {
+    let (lake, _) = config::lake(context)?;
+    checkpoint::remove(&lake, &flags.run, flags.step)?;
+    let removed = serde_json::json!({ "run": flags.run, "step": flags.step });
+    let text = format!("the checkpoint of run {} at step {} is gone", flags.run, flags.step);
+    context.printer.result("removed", &removed, &text);
     Ok(())
 }
