@@ -26,6 +26,9 @@ use crate::{Error, Object, Transfer, pieces};
 /// How long an urgent fetch waits for room that other landings hold: their objects can be evicted
 /// as soon as they have landed, unless their process died.
 const LANDING_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long it waits when the disk itself is full.
+const FULL_DISK_PATIENCE: Duration = Duration::from_secs(1);
 const LANDING_POLL: Duration = Duration::from_millis(5);
 
 /// How soon an object is needed, which decides what may be evicted for it.
@@ -167,7 +170,12 @@ impl Transfer {
             if matches!(urgency, Urgency::Ahead { .. }) {
                 return Ok(None);
             }
-            if waited >= LANDING_PATIENCE || !self.may_fit(object)? {
+            // On a full disk it may be somebody else's files that take the room.
+            let patience = match full {
+                forebay_local::Error::DiskFull { .. } => FULL_DISK_PATIENCE,
+                _ => LANDING_PATIENCE,
+            };
+            if waited >= patience || !self.may_fit(object)? {
                 return Err(local("make room for", object)(full));
             }
             urgency
