@@ -76,6 +76,7 @@ fn overlay(mut base: toml::Table, given: toml::Table) -> toml::Table {
 
 /// Opens both tiers.
 pub fn engine(context: &Context<'_>, settings: &Settings) -> Result<Engine, CommandError> {
+    settings.make_home()?;
     let runtime = context.runtime;
     Ok(Engine::open(&settings.store, &settings.local, settings.local_budget_bytes, runtime)?)
 }

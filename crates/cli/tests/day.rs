@@ -118,3 +118,15 @@ fn ctrl_c_saves_and_the_same_command_goes_on() {
     assert!(!bench.files("lake/runs/stopped/checkpoints").is_empty());
     bench.ok(&["train", "stopped"]);
 }
+
+#[test]
+fn a_newcomer_names_no_tier_and_finds_everything_in_one_directory() {
+    let bench = Bench::new();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_forebay"));
+    command.current_dir(bench.path("")).args(["day", "--source", "raw"]);
+    let said = Said::of(command.args(["--config", "forebay.toml"]).output().unwrap());
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert!(bench.path("forebay-day/lake/packages/day/v1.json").is_file());
+    assert!(bench.path("forebay-day/report.html").is_file());
+    assert!(said.out.contains("the local tier is empty"), "{}", said.out);
+}

@@ -49,6 +49,15 @@ pub enum Error {
         /// What it must be.
         why: String,
     },
+    /// The directory of the default tiers cannot be made.
+    #[error("cannot make {}; name tiers elsewhere with --store and --local", path.display())]
+    Home {
+        /// The directory.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The named object does not exist.
     #[error("{what} does not exist in {store}; {hint}")]
     NotFound {
@@ -92,6 +101,7 @@ impl Error {
             Self::Archive(error) => error.kind(),
             Self::Format(error) => error.kind(),
             Self::Setting { .. } => ErrorKind::Invalid,
+            Self::Home { source, .. } => ErrorKind::of_io(source),
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Trainer { .. } => ErrorKind::Internal,
             Self::Refused(_) => ErrorKind::Refused,

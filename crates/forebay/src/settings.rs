@@ -2,7 +2,11 @@
 //!
 //! Components (lake, local tier, runtime) are objects and come by another door, [`crate::Engine`].
 
-use std::path::PathBuf;
+use std::{
+    fs::DirBuilder,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
 
 use forebay_checkpoint::CheckpointSettings;
 use forebay_feed::FeedSettings;
@@ -12,6 +16,9 @@ use forebay_types::Name;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+
+/// Where both tiers lie unless they are named.
+const HOME: &str = "forebay-day";
 
 /// Everything a model's day depends on. Every field has a default that works, sized for a small
 /// model on two cores; a large run raises `prepare.recipe.shard_bytes` first.
@@ -77,8 +84,8 @@ pub struct ArchiveSettings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            store: "forebay-day/lake".into(),
-            local: "forebay-day/local".into(),
+            store: format!("{HOME}/lake"),
+            local: Path::new(HOME).join("local"),
             local_budget_bytes: 1 << 30,
             seed: 7,
             steps: 240,
@@ -149,6 +156,21 @@ impl Settings {
             return refuse("gate", &"unusable", &why);
         }
         Ok(self)
+    }
+
+    /// Makes the directory that the default tiers lie in, if these are the default tiers: whoever
+    /// named none should not have to make one. A tier that was named must have its parent.
+    ///
+    /// # Errors
+    /// [`Error::Home`] when it cannot be made.
+    pub fn make_home(&self) -> Result<(), Error> {
+        let defaults = Self::default();
+        if self.store != defaults.store && self.local != defaults.local {
+            return Ok(());
+        }
+        let home = Path::new(HOME);
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(home);
+        made.map_err(|source| Error::Home { path: home.to_owned(), source })
     }
 
     /// Threads for preparation.
