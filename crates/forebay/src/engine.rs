@@ -1,12 +1,15 @@
 //! The engine: both tiers of one node, and what can be done with them.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use forebay_evaluate::{Evaluation, Scorer};
 use forebay_format::v1::{
     dataset::DatasetManifest,
     evaluation::EvaluationRecord,
-    journal::Entry,
+    journal::{Entry, Traffic},
     run::{DatasetReference, RunRecord},
 };
 use forebay_lake::Lake;
@@ -16,7 +19,7 @@ use forebay_runtime::Runtime;
 use forebay_transfer::Transfer;
 use forebay_types::{Digest, Name, Split, Version};
 
-use crate::{Error, Settings};
+use crate::{Error, Settings, run};
 
 /// A lake and a node's local tier, opened.
 ///
@@ -25,6 +28,8 @@ use crate::{Error, Settings};
 pub struct Engine {
     transfer: Transfer,
     runtime: Runtime,
+    /// What journals know of this engine's traffic.
+    counted: Arc<Mutex<Traffic>>,
 }
 
 impl Engine {
@@ -42,7 +47,8 @@ impl Engine {
         let lake = Lake::open(store, runtime)?;
         let local = LocalTier::open(local, local_budget_bytes, runtime)?;
         let runtime = runtime.clone();
-        Ok(Self { transfer: Transfer::new(&lake, &local, &runtime), runtime })
+        let transfer = Transfer::new(&lake, &local, &runtime);
+        Ok(Self { transfer, runtime, counted: Arc::default() })
     }
 
     /// The lake.
@@ -55,6 +61,13 @@ impl Engine {
     #[must_use]
     pub fn runtime(&self) -> &Runtime {
         &self.runtime
+    }
+
+    /// What moved between this engine and the lake since this was last asked, as traffic of `stage`.
+    pub(crate) fn take_traffic(&self, stage: &str) -> Traffic {
+        let now = run::traffic(self.lake(), stage);
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        run::moved_since(&now, &std::mem::replace(&mut counted, now.clone()))
     }
 
     pub(crate) fn transfer(&self) -> &Transfer {

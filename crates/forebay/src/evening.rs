@@ -8,7 +8,7 @@ use forebay_format::{
     record,
     v1::{
         evaluation::EvaluationRecord,
-        journal::{self, Archived, Cleared, Evaluated, Event},
+        journal::{self, Archived, Cleared, Entry, Evaluated, Event},
     },
 };
 use forebay_journal::Journal;
@@ -44,7 +44,7 @@ impl Engine {
         let version = Some(prepared.manifest.version);
         let mut journal = run::open_journal(self, run, settings, version, trainer)?;
         journal.record(Event::Prepared(self.prepared(prepared)?))?;
-        journal.record(Event::Traffic(run::traffic(self.lake(), "prepare")))?;
+        journal.record(Event::Traffic(self.take_traffic("prepare")))?;
         Ok(journal.flush()?)
     }
 
@@ -75,12 +75,16 @@ impl Engine {
         })
     }
 
-    /// Records a verdict in the journal of its run.
+    /// Records a verdict in the journal of its run, once: scoring the same again gives the same.
     ///
     /// # Errors
     /// As [`Engine::note`].
     pub fn note_evaluated(&self, evaluation: &EvaluationRecord) -> Result<(), Error> {
         let (_, digest) = record::encode(evaluation)?;
+        let is_told = |entry: &Entry| matches!(&entry.event, Event::Evaluated(told) if told.evaluation == digest);
+        if self.entries(&evaluation.run)?.iter().any(is_told) {
+            return Ok(());
+        }
         let event = Event::Evaluated(Evaluated {
             step: evaluation.step,
             evaluation: digest,
@@ -137,7 +141,7 @@ impl Engine {
         let (files, bytes) = (verified.files, verified.bytes);
         let seconds = watch.seconds();
         self.note(run, Event::Verified(journal::Verified { files, bytes, seconds }))?;
-        self.note(run, Event::Traffic(run::traffic(self.lake(), "evening")))?;
+        self.note(run, Event::Traffic(self.take_traffic("evening")))?;
         Ok(verified)
     }
 

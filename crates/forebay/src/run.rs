@@ -386,15 +386,7 @@ impl Reported {
             misses: now.cache_misses - then.cache_misses,
             refetches: now.refetches - then.refetches,
         };
-        let mut moved = self.traffic.clone();
-        for (purpose, counts) in &mut moved.purposes {
-            let then = before.traffic.purposes.get(purpose).copied().unwrap_or_default();
-            counts.reads -= then.reads;
-            counts.writes -= then.writes;
-            counts.bytes_read -= then.bytes_read;
-            counts.bytes_written -= then.bytes_written;
-            counts.retries -= then.retries;
-        }
+        let moved = moved_since(&self.traffic, &before.traffic);
         (fed, moved)
     }
 }
@@ -430,4 +422,18 @@ pub(crate) fn traffic(lake: &Lake, stage: &str) -> Traffic {
         (purpose.to_string(), counts)
     });
     Traffic { stage: stage.to_owned(), purposes: counts.collect::<BTreeMap<_, _>>() }
+}
+
+/// What moved between two countings.
+pub(crate) fn moved_since(now: &Traffic, before: &Traffic) -> Traffic {
+    let mut moved = now.clone();
+    for (purpose, counts) in &mut moved.purposes {
+        let then = before.purposes.get(purpose).copied().unwrap_or_default();
+        counts.reads -= then.reads;
+        counts.writes -= then.writes;
+        counts.bytes_read -= then.bytes_read;
+        counts.bytes_written -= then.bytes_written;
+        counts.retries -= then.retries;
+    }
+    moved
 }

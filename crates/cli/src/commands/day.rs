@@ -47,7 +47,6 @@ pub fn run(context: &Context<'_>, flags: Day) -> Result<(), CommandError> {
 
     printer.hour("evening", "evaluate, archive, verify, clear");
     let evaluation = evaluate::evaluate(&engine, &plan.run, None, &settings)?;
-    engine.note_evaluated(&evaluation)?;
     printer.note(&evaluate::describe(&evaluation));
     let package = match evaluation.passed {
         true => Some(day.archive(&engine, &plan.run, &evaluation)?),

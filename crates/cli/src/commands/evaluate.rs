@@ -13,7 +13,7 @@ pub fn run(context: &Context<'_>, flags: &Evaluate) -> Result<(), CommandError> 
     refuse_failed(&evaluation)
 }
 
-/// Scores and records.
+/// Scores, and records that in the run's journal.
 pub fn evaluate(
     engine: &Engine,
     run: &Name,
@@ -22,7 +22,9 @@ pub fn evaluate(
 ) -> Result<EvaluationRecord, CommandError> {
     let record = engine.run_record(run)?;
     let mut scorer = LanguageModelScorer::new(engine, &record)?;
-    Ok(engine.evaluate(run, step, settings, &mut scorer)?)
+    let evaluation = engine.evaluate(run, step, settings, &mut scorer)?;
+    engine.note_evaluated(&evaluation)?;
+    Ok(evaluation)
 }
 
 /// A gate that said no is a failure of the command, with an exit code of its own.
