@@ -170,6 +170,12 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     std::iter::once(line(head.to_vec())).chain(body).collect::<Vec<_>>().join("\n")
 }
 
+/// Counts by reason in parentheses, after a space; nothing if there are none.
+pub fn reasons(counts: &BTreeMap<String, u64>) -> String {
+    let each: Vec<_> = counts.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+    if each.is_empty() { String::new() } else { format!(" ({})", each.join(", ")) }
+}
+
 /// A number of bytes, for people.
 pub fn bytes(count: u64) -> String {
     let (unit, scale) = match count {

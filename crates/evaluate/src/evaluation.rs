@@ -6,10 +6,9 @@ use forebay_format::record;
 use forebay_format::v1::{
     dataset::DatasetManifest,
     evaluation::{EvaluationRecord, HeldOut, Measures},
-    journal::Host,
     run::RunRecord,
 };
-use forebay_journal::run_record;
+use forebay_journal::{host, run_record};
 use forebay_runtime::Runtime;
 use forebay_transfer::{Transfer, dataset::open_dataset};
 use forebay_types::{Name, Rank, Split};
@@ -158,14 +157,5 @@ fn measures(samples: u64, sum: Score, unigram_entropy: f64, bytewise: bool) -> M
         accuracy: sum.correct as f64 / predictions,
         unigram_entropy,
         bits_per_byte: bytewise.then_some(loss / std::f64::consts::LN_2),
-    }
-}
-
-fn host(device: String) -> Host {
-    Host {
-        cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
-        system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-        device,
-        forebay: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }

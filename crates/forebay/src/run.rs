@@ -21,12 +21,12 @@ use forebay_feed::{Batch, Feed, FeedStats, WaitCause};
 use forebay_format::v1::{
     dataset::DatasetManifest,
     journal::{
-        CheckpointCommitted, Event, FeedSummary, Finished, Host, Resumed, RunStarted, Step,
-        Traffic, TrafficCounts,
+        CheckpointCommitted, Event, FeedSummary, Finished, Resumed, RunStarted, Step, Traffic,
+        TrafficCounts,
     },
     run::{DatasetReference, RunRecord, json_digest},
 };
-use forebay_journal::Journal;
+use forebay_journal::{Journal, host};
 use forebay_lake::Lake;
 use forebay_runtime::{Runtime, Stopwatch};
 use forebay_types::{Name, Position, Rank, Split, Version};
@@ -137,7 +137,7 @@ impl<'a> Run<'a> {
             waited: Waited::default(),
         };
         run.journal.begin_attempt();
-        run.record(Event::RunStarted(RunStarted { host: host(&trainer.device) }))?;
+        run.record(Event::RunStarted(RunStarted { host: host(trainer.device.as_str()) }))?;
         Ok(run)
     }
 
@@ -398,15 +398,6 @@ fn cause(cause: WaitCause) -> String {
         WaitCause::Assembly => "assembly",
     }
     .to_owned()
-}
-
-fn host(device: &str) -> Host {
-    Host {
-        cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
-        system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-        device: device.to_owned(),
-        forebay: env!("CARGO_PKG_VERSION").to_owned(),
-    }
 }
 
 /// What moved between this process and the lake so far.

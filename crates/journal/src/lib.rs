@@ -12,11 +12,13 @@
 //! attempt; [`timeline`] is the one place that says which of two entries counts.
 
 mod error;
+mod host;
 mod journal;
 mod read;
 mod timeline;
 
 pub use error::Error;
+pub use host::host;
 pub use journal::Journal;
 pub use read::{read, run_record};
 pub use timeline::{Timeline, timeline};

@@ -10,7 +10,10 @@ use forebay::{
 };
 use serde::Serialize;
 
-use crate::{error::CommandError, printer::bytes};
+use crate::{
+    error::CommandError,
+    printer::{bytes, reasons},
+};
 
 /// What a day came to.
 #[derive(Debug, Serialize)]
@@ -126,21 +129,14 @@ impl DaySummary {
 }
 
 fn prepare_line(prepared: &Prepared) -> String {
-    let each = |map: &BTreeMap<String, u64>| match map.len() {
-        0 => String::new(),
-        _ => {
-            let each: Vec<_> = map.iter().map(|(why, count)| format!("{why} {count}")).collect();
-            format!(" ({})", each.join(", "))
-        }
-    };
     format!(
         "  prepare      {} in, {} kept, {} dropped{}, {} quarantined{}; {} shards, {}, {:.1} s{}",
         prepared.read,
         prepared.kept,
         prepared.dropped.values().sum::<u64>(),
-        each(&prepared.dropped),
+        reasons(&prepared.dropped),
         prepared.quarantined.values().sum::<u64>(),
-        each(&prepared.quarantined),
+        reasons(&prepared.quarantined),
         prepared.shards,
         bytes(prepared.shard_bytes),
         prepared.seconds,

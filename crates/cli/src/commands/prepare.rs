@@ -11,7 +11,7 @@ use crate::{
     Context, config,
     error::CommandError,
     flags::Prepare,
-    printer::{Printer, bytes},
+    printer::{Printer, bytes, reasons},
 };
 
 pub fn run(context: &Context<'_>, flags: Prepare) -> Result<(), CommandError> {
@@ -46,14 +46,6 @@ pub fn prepare(
 pub fn describe(prepared: &Prepared) -> String {
     let manifest = &prepared.manifest;
     let counts = &manifest.counts;
-    let reasons = |map: &BTreeMap<String, u64>| match map.len() {
-        0 => String::new(),
-        _ => {
-            let each: Vec<_> =
-                map.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
-            format!(" ({})", each.join(", "))
-        }
-    };
     let source: u64 = manifest.sources.iter().map(|source| source.bytes).sum();
     format!(
         "{name}@{version}{reused}: {read} records from {sources} files ({source}), {kept} kept, \
