@@ -13,12 +13,15 @@ from pathlib import Path
 ARROWS: dict[str, set[str]] = {
     "types": set(),
     "runtime": {"types"},
+    "dialect": {"types"},
+    "image": {"types"},
     "format": {"types"},
     "lake": {"types", "runtime"},
     "local": {"types", "runtime"},
     "transfer": {"types", "runtime", "format", "lake", "local"},
     "prepare": {"types", "runtime", "format", "lake", "local", "transfer"},
-    "feed": {"types", "runtime", "format", "lake", "local", "transfer"},
+    "index": {"types", "runtime", "format", "dialect", "lake", "local", "transfer"},
+    "feed": {"types", "runtime", "format", "dialect", "image", "lake", "local", "transfer"},
     "checkpoint": {"types", "runtime", "format", "lake", "local", "transfer"},
     "journal": {"types", "runtime", "format", "lake"},
     "evaluate": {
@@ -26,15 +29,16 @@ ARROWS: dict[str, set[str]] = {
     },
     "archive": {"types", "runtime", "format", "lake", "local", "transfer", "journal"},
     "forebay": {
-        "types", "runtime", "format", "lake", "local", "transfer", "prepare", "feed", "checkpoint",
-        "journal", "evaluate", "archive",
+        "types", "runtime", "format", "lake", "local", "transfer", "prepare", "index", "feed",
+        "checkpoint", "journal", "evaluate", "archive",
     },
     "trainer": {"forebay"},
     "cli": {"forebay", "trainer"},
+    "python": {"forebay"},
     "testing": {"types", "runtime", "format", "lake", "local", "transfer"},
     "bench": {
-        "types", "runtime", "format", "lake", "local", "transfer", "prepare", "feed", "checkpoint",
-        "forebay", "testing",
+        "types", "runtime", "format", "dialect", "image", "lake", "local", "transfer", "prepare",
+        "index", "feed", "checkpoint", "forebay", "testing",
     },
 }  # fmt: skip
 
@@ -42,6 +46,8 @@ ARROWS: dict[str, set[str]] = {
 ABSENT: list[tuple[str, str, str]] = [
     ("format", r"\bstd::(fs|net|thread|time)\b", "format does no I/O, starts no thread, knows no clock"),
     ("format", r"\basync\b", "format is not asynchronous"),
+    ("dialect", r"\bstd::(fs|net|thread|time)\b", "dialects are read from memory: no I/O, no clock"),
+    ("image", r"\bstd::(fs|net|thread|time)\b", "images are made from memory: no I/O, no clock"),
     ("types", r"\bstd::(fs|net|thread|time|process)\b", "types are plain values"),
     ("lake", r"\bforebay_local\b", "lake and local tier never name each other"),
     ("local", r"\bforebay_lake\b", "lake and local tier never name each other"),

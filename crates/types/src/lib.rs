@@ -5,22 +5,28 @@
 //! rely on it.
 
 mod digest;
+mod dtype;
 mod error_kind;
+mod form;
 mod hexadecimal;
 mod key;
 mod name;
 mod nonce;
 mod position;
 mod sample;
+mod schema;
 mod sha256;
 mod split;
 
 pub use digest::{Digest, DigestError, DigestWriter};
+pub use dtype::Dtype;
 pub use error_kind::ErrorKind;
+pub use form::Form;
 pub use key::{Key, KeyError};
 pub use name::{Name, NameError, Version};
 pub use nonce::{Nonce, NonceError};
 pub use position::{Position, Rank, RankError};
 pub use sample::{SampleId, SampleIdError};
+pub use schema::{Field, FieldKind, Schema};
 pub use sha256::{Sha256, Sha256Error};
 pub use split::{Split, SplitError};

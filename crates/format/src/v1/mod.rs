@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod dataset;
 pub mod evaluation;
+pub mod index;
 pub mod journal;
 pub mod origin;
 pub mod package;

@@ -12,6 +12,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
+pub use forebay_types::Dtype;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::Error;
@@ -21,51 +22,6 @@ pub const HEADER_BYTES_MAX: u64 = 64 << 20;
 const ALIGNMENT_BYTES: usize = 64;
 const LENGTH_BYTES: u64 = 8;
 const METADATA: &str = "__metadata__";
-
-/// The type of a tensor's elements, as safetensors spells it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "each is a letter and a number of bits")]
-pub enum Dtype {
-    #[serde(rename = "F64")]
-    F64,
-    #[serde(rename = "F32")]
-    F32,
-    #[serde(rename = "F16")]
-    F16,
-    #[serde(rename = "BF16")]
-    BF16,
-    #[serde(rename = "I64")]
-    I64,
-    #[serde(rename = "I32")]
-    I32,
-    #[serde(rename = "I16")]
-    I16,
-    #[serde(rename = "I8")]
-    I8,
-    #[serde(rename = "U64")]
-    U64,
-    #[serde(rename = "U32")]
-    U32,
-    #[serde(rename = "U16")]
-    U16,
-    #[serde(rename = "U8")]
-    U8,
-    #[serde(rename = "BOOL")]
-    Bool,
-}
-
-impl Dtype {
-    /// The bytes of one element.
-    #[must_use]
-    pub const fn bytes(self) -> u64 {
-        match self {
-            Self::F64 | Self::I64 | Self::U64 => 8,
-            Self::F32 | Self::I32 | Self::U32 => 4,
-            Self::F16 | Self::BF16 | Self::I16 | Self::U16 => 2,
-            Self::I8 | Self::U8 | Self::Bool => 1,
-        }
-    }
-}
 
 /// A tensor without its values.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
