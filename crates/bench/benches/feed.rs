@@ -7,7 +7,7 @@ use std::hint::black_box;
 
 use dataset::{Dataset, SCHEMA};
 use forebay_bench::{Bench, Scratch, Work};
-use forebay_feed::{Feed, FeedSettings, Order, Place};
+use forebay_feed::{Feed, FeedDataset, FeedSettings, Order, Place};
 use forebay_types::{Position, Rank, Split};
 
 /// Samples of a batch: half a mebibyte of tokens.
@@ -30,8 +30,7 @@ fn main() {
         // Opened once and left open, as a trainer does: an epoch a round.
         let mut feed = Feed::open(
             &dataset.transfer,
-            &dataset.manifest,
-            Split::Train,
+            &[FeedDataset::Prepared(&dataset.manifest, Split::Train)],
             &settings,
             Rank::ALONE,
             Position::default(),

@@ -1,7 +1,7 @@
 //! One evaluation, from the run's name to the verdict.
 
 use forebay_checkpoint::{Part, Restored, Which, restore};
-use forebay_feed::{Feed, FeedSettings};
+use forebay_feed::{Feed, FeedDataset, FeedSettings};
 use forebay_format::record;
 use forebay_format::v1::{
     dataset::DatasetManifest,
@@ -11,7 +11,7 @@ use forebay_format::v1::{
 use forebay_journal::{host, run_record};
 use forebay_runtime::Runtime;
 use forebay_transfer::{Transfer, dataset::open_dataset};
-use forebay_types::{Name, Rank, Split};
+use forebay_types::{Name, Position, Rank, SampleId, Split};
 
 use crate::{Error, Score, Scorer, entropy::Frequencies, held_out, store};
 
@@ -115,7 +115,9 @@ impl Evaluation<'_> {
         scorer: &mut dyn Scorer,
     ) -> Result<Measures, Error> {
         let settings = self.feed_settings(manifest);
-        let mut feed = Feed::sequential(self.transfer, manifest, SPLIT, &settings, Rank::ALONE)?;
+        let datasets = [FeedDataset::Prepared(manifest, SPLIT)];
+        let start = Position::default();
+        let mut feed = Feed::open(self.transfer, &datasets, &settings, Rank::ALONE, start)?;
         let (mut samples, mut sum) = (0, Score::default());
         let mut frequencies = Frequencies::default();
         while let Some(batch) = feed.next()? {
@@ -140,8 +142,10 @@ impl Evaluation<'_> {
     fn feed_settings(&self, manifest: &DatasetManifest) -> FeedSettings {
         let settings = FeedSettings { batch_size: self.batch_size, ..FeedSettings::default() };
         // One batch in the scorer's hands, one being assembled.
-        let two = 2 * u64::from(self.batch_size) * manifest.schema.row_bytes() as u64;
-        FeedSettings { buffer_bytes: settings.buffer_bytes.max(two), ..settings }
+        let two = 2
+            * u64::from(self.batch_size)
+            * (manifest.schema.row_bytes() + size_of::<SampleId>()) as u64;
+        FeedSettings { buffer_bytes: settings.buffer_bytes.max(two), ..settings }.sequential()
     }
 }
 

@@ -1,14 +1,17 @@
-//! Assembling one batch: look up its places, open their shards, gather the rows.
+//! Assembling one batch: look up its places, open their extents, gather the values.
+//!
+//! Extents are opened in the order in which the rows lie, each once a batch; values are then copied
+//! column by column in the order of the batch.
 
-use std::sync::Arc;
-
-use forebay_format::v1::dataset::TokenSchema;
+use std::{borrow::Cow, sync::Arc};
 
 use crate::{
-    Error, Place,
-    batch::{Buffer, Pool},
+    Error,
+    batch::{Buffer, ColumnBuffer, Pool},
+    columns::{ColumnPlan, Columns, Make},
     course::Course,
-    shelf::Shelf,
+    shelf::{OpenExtent, Shelf, Slot},
+    source::Source,
     stats::Timeline,
 };
 
@@ -23,62 +26,211 @@ pub(crate) struct Assembled {
 /// What every assembling thread shares.
 pub(crate) struct Assembler {
     pub course: Arc<Course>,
+    pub sources: Vec<Arc<dyn Source>>,
     pub shelf: Shelf,
-    pub schema: TokenSchema,
+    pub columns: Columns,
     pub pool: Arc<Pool>,
 }
 
-/// One row: where it lies, where it goes, and until when its stream stays at its shard.
+/// One row: where it lies, where it goes, and until when its stream stays at its extent.
 struct Wanted {
-    place: Place,
+    slot: Slot,
+    row: u32,
     index: usize,
     needed_until: u64,
 }
 
+/// One row whose extent is open.
+struct Found<'a> {
+    extent: &'a OpenExtent,
+    dataset: usize,
+    row: u32,
+}
+
 impl Assembler {
     pub(crate) fn assemble(&self, step: u64) -> Result<Assembled, Error> {
-        let mut timeline = Timeline::default();
-        let mut wanted = self.wanted(step);
-        // In the order in which the rows lie, shard by shard.
-        wanted.sort_unstable_by_key(|wanted| wanted.place);
-        let mut buffer = self.pool.take(wanted.len(), self.schema.row_bytes());
-        for group in wanted.chunk_by(|a, b| a.place.shard == b.place.shard) {
-            self.gather(group, step, &mut buffer, &mut timeline)?;
+        let wanted = self.wanted(step)?;
+        self.fill(step, &wanted)
+    }
+
+    /// As [`Assembler::assemble`], unless an extent would have to be opened first.
+    pub(crate) fn assemble_if_open(&self, step: u64) -> Option<Result<Assembled, Error>> {
+        let wanted = match self.wanted(step) {
+            Ok(wanted) => wanted,
+            Err(error) => return Some(Err(error)),
+        };
+        let mut groups = wanted.chunk_by(|a, b| a.slot == b.slot);
+        groups.all(|group| self.shelf.holds(group[0].slot)).then(|| self.fill(step, &wanted))
+    }
+
+    /// The rows of the step in the order in which they lie.
+    fn wanted(&self, step: u64) -> Result<Vec<Wanted>, Error> {
+        let unread = |source| Error::Read { step, source: Box::new(source) };
+        let positions = self.course.positions(step);
+        let mut wanted = Vec::with_capacity(positions.len());
+        let mut recent = None;
+        for (index, position) in positions.enumerate() {
+            let sample = self.course.sample(position);
+            let epoch = (sample.dataset, sample.epoch);
+            let (_, order) = match recent.take() {
+                Some((known, order)) if known == epoch => recent.insert((known, order)),
+                _ => recent.insert((epoch, self.course.epoch(sample.dataset, sample.epoch))),
+            };
+            let place = order.place(sample.position);
+            let needed_until = self.course.needed_until(&sample, order);
+            let (extent, row) = self.sources[sample.dataset].locate(place).map_err(unread)?;
+            wanted.push(Wanted { slot: (sample.dataset, extent), row, index, needed_until });
         }
+        wanted.sort_unstable_by_key(|wanted| (wanted.slot, wanted.row));
+        Ok(wanted)
+    }
+
+    fn fill(&self, step: u64, wanted: &[Wanted]) -> Result<Assembled, Error> {
+        let mut timeline = Timeline::default();
+        let mut extents = Vec::new();
+        // For each row of the batch: its extent's number in `extents`, and its row there.
+        let mut places = vec![(0, 0, 0); wanted.len()];
+        for group in wanted.chunk_by(|a, b| a.slot == b.slot) {
+            let needed_until = group.iter().map(|wanted| wanted.needed_until).max().unwrap_or(0);
+            let rows = group.iter().map(|wanted| wanted.row);
+            let slot = group[0].slot;
+            let extent = self.shelf.extent(slot, rows, needed_until, step, &mut timeline)?;
+            for wanted in group {
+                places[wanted.index] = (extents.len(), slot.0, wanted.row);
+            }
+            extents.push(extent);
+        }
+        let found: Vec<Found<'_>> = places
+            .iter()
+            .map(|&(extent, dataset, row)| Found { extent: &extents[extent], dataset, row })
+            .collect();
+        let mut buffer = self.pool.take();
+        buffer.columns.resize_with(self.columns.plans.len(), ColumnBuffer::default);
+        buffer.ids.clear();
+        buffer.ids.extend(found.iter().map(|found| found.extent.rows.id(found.row)));
+        for (plan, column) in self.columns.plans.iter().zip(&mut buffer.columns) {
+            gather(plan, &found, step, column)?;
+        }
+        self.pool.count(&buffer);
         let epoch = self.course.epoch_of(step);
         Ok(Assembled { epoch, rows: wanted.len(), buffer, timeline })
     }
+}
 
-    fn wanted(&self, step: u64) -> Vec<Wanted> {
-        let epoch = self.course.epoch_of(step);
-        let order = self.course.epoch(epoch);
-        let wanted = |(index, position)| Wanted {
-            place: order.place(position),
-            index,
-            needed_until: self.course.run_position(epoch, order.run(position).last_position),
-        };
-        self.course.positions(step).enumerate().map(wanted).collect()
+/// Copies one column's values to where they belong in the batch.
+fn gather(
+    plan: &ColumnPlan,
+    found: &[Found<'_>],
+    step: u64,
+    column: &mut ColumnBuffer,
+) -> Result<(), Error> {
+    column.offsets.clear();
+    column.items = 0;
+    match &plan.make {
+        Make::Dense { value_bytes } => {
+            column.values.resize(found.len() * value_bytes);
+            let places = column.values.chunks_exact_mut((*value_bytes).max(1));
+            for (found, place) in found.iter().zip(places) {
+                let value = found.value(plan, step)?;
+                if value.len() != place.len() {
+                    return Err(found.misshapen(
+                        step,
+                        format!(
+                            "a value of {} bytes, where its schema says {}",
+                            value.len(),
+                            place.len()
+                        ),
+                    ));
+                }
+                place.copy_from_slice(&value);
+            }
+            Ok(())
+        }
+        Make::Ragged { item_bytes } => {
+            let values = varying(plan, found, step, *item_bytes, column)?;
+            column.values.resize(values.iter().map(|value| value.len()).sum());
+            let mut rest = &mut *column.values;
+            for value in values {
+                let (place, behind) = rest.split_at_mut(value.len());
+                place.copy_from_slice(&value);
+                rest = behind;
+            }
+            Ok(())
+        }
+        Make::Padded { item_bytes, fill, items } => {
+            let values = varying(plan, found, step, *item_bytes, column)?;
+            let longest = values.iter().map(|value| value.len() / item_bytes).max().unwrap_or(0);
+            let items = items.unwrap_or(longest);
+            if let Some(at) = values.iter().position(|value| value.len() > items * item_bytes) {
+                let length = values[at].len() / item_bytes;
+                return Err(found[at].misshapen(
+                    step,
+                    format!(
+                        "a value of {length} elements does not fit into the {items} of padding"
+                    ),
+                ));
+            }
+            column.items = items;
+            let row_bytes = items * item_bytes;
+            column.values.resize(found.len() * row_bytes);
+            for (value, place) in
+                values.iter().zip(column.values.chunks_exact_mut(row_bytes.max(1)))
+            {
+                let (place, behind) = place.split_at_mut(value.len());
+                place.copy_from_slice(value);
+                behind.chunks_exact_mut(*item_bytes).for_each(|item| item.copy_from_slice(fill));
+            }
+            Ok(())
+        }
+    }
+}
+
+/// The values of a column of varying length; notes where each starts.
+fn varying<'a>(
+    plan: &ColumnPlan,
+    found: &[Found<'a>],
+    step: u64,
+    item_bytes: usize,
+    column: &mut ColumnBuffer,
+) -> Result<Vec<Cow<'a, [u8]>>, Error> {
+    let mut end = 0;
+    column.offsets.push(end);
+    let mut values = Vec::with_capacity(found.len());
+    for found in found {
+        let value = found.value(plan, step)?;
+        if !value.len().is_multiple_of(item_bytes) {
+            let bytes = value.len();
+            let what = format!("a value of {bytes} bytes, in elements of {item_bytes}");
+            return Err(found.misshapen(step, what));
+        }
+        end += (value.len() / item_bytes) as i64;
+        column.offsets.push(end);
+        values.push(value);
+    }
+    Ok(values)
+}
+
+impl<'a> Found<'a> {
+    fn value(&self, plan: &ColumnPlan, step: u64) -> Result<Cow<'a, [u8]>, Error> {
+        let field = plan.fields[self.dataset];
+        let extent = self.extent;
+        extent.rows.value(self.row, field).map_err(|source| self.failed(step, source.into()))
     }
 
-    /// Copies rows of one shard to their places in the batch.
-    fn gather(
-        &self,
-        group: &[Wanted],
-        step: u64,
-        buffer: &mut Buffer,
-        timeline: &mut Timeline,
-    ) -> Result<(), Error> {
-        let Some(first) = group.first() else { return Ok(()) };
-        let rows = group.iter().map(|wanted| wanted.place.row);
-        let needed_until = group.iter().map(|wanted| wanted.needed_until).max().unwrap_or(0);
-        let shard = self.shelf.shard(first.place.shard, rows, needed_until, step, timeline)?;
-        let row_bytes = self.schema.row_bytes();
-        for wanted in group {
-            let row = shard.reader.row(wanted.place.row);
-            let at = wanted.index * row_bytes;
-            buffer.tokens[at..at + row_bytes].copy_from_slice(row.tokens_le);
-            buffer.ids[wanted.index] = row.id;
+    fn misshapen(&self, step: u64, what: String) -> Error {
+        self.failed(step, what.into())
+    }
+
+    /// An error that names the sample.
+    fn failed(&self, step: u64, source: crate::source::Damage) -> Error {
+        let rows = &self.extent.rows;
+        Error::Sample {
+            step,
+            id: rows.id(self.row),
+            object: self.extent.object.key.clone(),
+            row: self.row,
+            label: rows.label(self.row).unwrap_or_default(),
+            source,
         }
-        Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! What can go wrong on the way to a batch.
 
 use forebay_runtime::{Cancelled, Panicked};
-use forebay_types::{ErrorKind, Key, Name, Split};
+use forebay_types::{ErrorKind, Key, Name, SampleId, Split};
 
 /// A batch that could not be delivered, or a feed that could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -18,29 +18,34 @@ pub enum Error {
         /// The split.
         split: Split,
     },
+    /// A setting that cannot work with these datasets.
+    #[error("the feed's setting `{setting}` cannot work: {why}")]
+    Setting {
+        /// Its name.
+        setting: &'static str,
+        /// Why.
+        why: String,
+    },
     /// Fewer rows than a batch takes.
     #[error(
-        "a batch of {batch_size} samples does not fit into split `{split}`, which has {rows} \
-         rows; lower batch_size"
+        "a batch of {batch_size} samples does not fit into an epoch of {rows}; lower batch_size, \
+         or let the last batch be short"
     )]
     BatchTooLarge {
         /// The global batch.
         batch_size: u32,
-        /// The split.
-        split: Split,
-        /// Its rows.
+        /// The samples of an epoch.
         rows: u64,
     },
-    /// Ranks would get unequal parts.
+    /// A position that no epoch has.
     #[error(
-        "a world size of {world_size} does not divide a global batch of {batch_size} samples; \
-         choose a batch_size that is a multiple of the world size"
+        "there is no sample {offset} of an epoch of {epoch_samples}: it is another dataset's state"
     )]
-    Indivisible {
-        /// The global batch.
-        batch_size: u32,
-        /// The ranks.
-        world_size: u32,
+    Beyond {
+        /// The samples before it.
+        offset: u64,
+        /// The samples there are.
+        epoch_samples: u64,
     },
     /// No room to assemble ahead.
     #[error(
@@ -80,7 +85,27 @@ pub enum Error {
         object: Key,
         /// What is wrong.
         #[source]
-        source: forebay_format::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A sample whose values cannot be had as they were asked for.
+    #[error(
+        "sample {id} of step {step} (row {row} of {object}{}) cannot be delivered",
+        named(label)
+    )]
+    Sample {
+        /// The step.
+        step: u64,
+        /// Its identity.
+        id: SampleId,
+        /// The object it lies in.
+        object: Key,
+        /// Its row in the extent of that object.
+        row: u32,
+        /// What people know it by, if anything.
+        label: String,
+        /// What is wrong.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The run ends before this step.
     #[error("step {step} does not exist: the feed ends after {steps} steps")]
@@ -117,14 +142,19 @@ impl Error {
         match self {
             Self::Zero(_)
             | Self::Empty { .. }
+            | Self::Setting { .. }
             | Self::BatchTooLarge { .. }
-            | Self::Indivisible { .. }
+            | Self::Beyond { .. }
             | Self::BufferTooSmall { .. }
             | Self::NoStep { .. } => ErrorKind::Invalid,
             Self::Open { source, .. } | Self::Read { source, .. } => source.kind(),
-            Self::Damaged { source, .. } => source.kind(),
+            Self::Damaged { .. } | Self::Sample { .. } => ErrorKind::Corrupt,
             Self::Cancelled { .. } => ErrorKind::Interrupted,
             Self::Panicked { .. } => ErrorKind::Internal,
         }
     }
+}
+
+fn named(label: &str) -> String {
+    if label.is_empty() { String::new() } else { format!(", `{label}`") }
 }

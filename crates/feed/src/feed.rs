@@ -21,21 +21,20 @@ use std::{
     time::Duration,
 };
 
-use forebay_format::v1::dataset::{DatasetManifest, SplitEntry};
 use forebay_runtime::Task;
-use forebay_transfer::{
-    PrefetchSettings, Prefetcher, Transfer,
-    dataset::{Shards, shard_object},
-};
-use forebay_types::{Position, Rank, SampleId, Split};
+use forebay_transfer::{PrefetchSettings, Prefetcher, Transfer};
+use forebay_types::{Name, Position, Rank, SampleId, Split};
 
 use crate::{
-    Batch, Error, FeedSettings, FeedStats,
+    Batch, Cursor, Error, FeedSettings, FeedStats,
     assemble::{Assembled, Assembler},
     batch::Pool,
+    columns::Columns,
     course::Course,
+    dataset::FeedDataset,
     lookahead::Lookahead,
     shelf::Shelf,
+    source::Source,
 };
 
 /// How long a waiting thread goes without asking whether the runtime was cancelled.
@@ -48,14 +47,28 @@ pub struct Feed {
     threads: Vec<Task<()>>,
     stats: FeedStats,
     fetched_bytes_before: u64,
+    reads_before: u64,
+    opened: Duration,
+    /// When the consumer first asked for the batch it has not got yet.
+    waiting_since: Option<Duration>,
+}
+
+/// What a wait for a batch came to.
+#[derive(Debug)]
+pub enum Next {
+    /// The batch.
+    Batch(Batch),
+    /// The last epoch is over.
+    End,
+    /// It is not ready yet.
+    Pending,
 }
 
 struct Shared {
     assembler: Assembler,
     prefetcher: Prefetcher,
     steps: u64,
-    /// Batches that may be claimed and not yet delivered.
-    batches_max: u64,
+    buffer_bytes: u64,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -69,62 +82,87 @@ struct State {
     again: BTreeSet<u64>,
     busy: BTreeSet<u64>,
     ready: BTreeMap<u64, Result<Assembled, Error>>,
+    /// Bytes of the batches in `ready`.
+    ready_bytes: u64,
+    /// The largest batch met, or what the sizes of the dataset let expect.
+    batch_bytes: u64,
     stopped: bool,
     panicked: bool,
 }
 
 impl Feed {
-    /// Opens the feed of one rank at any position.
+    /// Opens the feed of one rank at any step of a run that starts at sample 0.
     ///
     /// # Errors
-    /// When a setting does not fit the dataset, the world size or the local tier's budget.
+    /// When a setting does not fit the datasets or the local tier's budget.
     pub fn open(
         transfer: &Transfer,
-        manifest: &DatasetManifest,
-        split: Split,
+        datasets: &[FeedDataset<'_>],
         settings: &FeedSettings,
         rank: Rank,
         from: Position,
     ) -> Result<Self, Error> {
-        let entry = checked_split(manifest, split, settings)?;
-        let course = Course::new(entry, settings, rank)?;
-        Self::start(transfer, manifest, entry, settings, course, from)
+        Self::start(transfer, datasets, settings, rank, Cursor::default(), Some(from.step))
     }
 
-    pub(crate) fn start(
+    /// Opens the feed where another one stood, maybe one of another world size or batch size.
+    ///
+    /// # Errors
+    /// As [`Feed::open`].
+    pub fn open_at(
         transfer: &Transfer,
-        manifest: &DatasetManifest,
-        entry: &SplitEntry,
+        datasets: &[FeedDataset<'_>],
         settings: &FeedSettings,
-        course: Course,
-        from: Position,
+        rank: Rank,
+        from: Cursor,
     ) -> Result<Self, Error> {
-        let schema = manifest.schema;
-        let batches_max = batches_ahead(settings, schema.row_bytes(), &course)?;
-        let (course, shards) = (Arc::new(course), Shards::new(transfer.lake(), entry));
-        require_room(transfer, &course, &shards).map_err(|source| Error::Open {
-            dataset: manifest.name.clone(),
+        Self::start(transfer, datasets, settings, rank, from, None)
+    }
+
+    fn start(
+        transfer: &Transfer,
+        datasets: &[FeedDataset<'_>],
+        settings: &FeedSettings,
+        rank: Rank,
+        origin: Cursor,
+        step: Option<u64>,
+    ) -> Result<Self, Error> {
+        settings.check(datasets.len())?;
+        let sources: Vec<Arc<dyn Source>> =
+            datasets.iter().map(|dataset| dataset.source(transfer)).collect::<Result<_, _>>()?;
+        let shapes: Vec<_> = sources.iter().map(|source| source.shape()).collect();
+        let course = Arc::new(Course::new(&shapes, settings, rank, origin)?);
+        let schemas: Vec<_> = sources.iter().map(|source| source.schema()).collect();
+        let columns = Columns::resolve(&schemas, settings)?;
+        let step = step.unwrap_or(origin.step);
+        let batch_bytes = batch_bytes(&columns, &sources, settings, rank)?;
+        require_room(transfer, &course, &sources).map_err(|source| Error::Open {
+            dataset: datasets[0].name().clone(),
             source: source.into(),
         })?;
+        let opened = transfer.runtime().elapsed();
         let fetched_bytes_before = transfer.fetch_stats().fetched_bytes;
-        let lookahead = Lookahead { course: course.clone(), shards: shards.clone() };
+        let reads_before = reads(transfer);
+        let lookahead = Lookahead { course: course.clone(), sources: sources.clone() };
         let prefetch = PrefetchSettings {
             threads: settings.prefetch_threads as usize,
             lookahead_bytes: settings.lookahead_bytes,
         };
         let steps = course.steps().unwrap_or(u64::MAX);
-        let start = course.start(from.step.min(steps));
+        let start = course.start(step.min(steps));
+        let spare_max = (settings.buffer_bytes / batch_bytes.max(1)).clamp(2, SPARE_MAX) as usize;
         let shared = Arc::new(Shared {
             prefetcher: Prefetcher::start(transfer, Arc::new(lookahead), start, prefetch),
             assembler: Assembler {
                 course,
-                shelf: Shelf::new(transfer, &shards, schema),
-                schema,
-                pool: Arc::new(Pool::new(batches_max as usize + 1)),
+                shelf: Shelf::new(transfer, &sources),
+                sources,
+                columns,
+                pool: Arc::new(Pool::new(spare_max)),
             },
             steps,
-            batches_max,
-            state: Mutex::new(State::at(from.step)),
+            buffer_bytes: settings.buffer_bytes,
+            state: Mutex::new(State::at(step, batch_bytes)),
             changed: Condvar::new(),
         });
         let threads = (0..settings.threads)
@@ -134,22 +172,70 @@ impl Feed {
             })
             .collect();
         let stats = FeedStats::default();
-        Ok(Self { transfer: transfer.clone(), shared, threads, stats, fetched_bytes_before })
+        let transfer = transfer.clone();
+        Ok(Self {
+            transfer,
+            shared,
+            threads,
+            stats,
+            fetched_bytes_before,
+            reads_before,
+            opened,
+            waiting_since: None,
+        })
     }
 
     /// The next batch; `None` after the last epoch.
     ///
     /// # Errors
-    /// [`Error::Read`] or [`Error::Damaged`] when the step's samples cannot be had; the next call
-    /// tries the same step again. [`Error::Cancelled`] when the runtime was cancelled.
+    /// [`Error::Read`], [`Error::Damaged`] or [`Error::Sample`] when the step's samples cannot be
+    /// had; the next call tries the same step again. [`Error::Cancelled`] when the runtime was
+    /// cancelled.
     #[allow(clippy::should_implement_trait, reason = "an iterator of results hides the retry")]
     pub fn next(&mut self) -> Result<Option<Batch>, Error> {
-        let start = self.transfer.runtime().elapsed();
-        let mut state = self.shared.lock();
-        let step = state.deliver;
-        if step >= self.shared.steps {
-            return Ok(None);
+        match self.next_within(None)? {
+            Next::Batch(batch) => Ok(Some(batch)),
+            Next::End | Next::Pending => Ok(None),
         }
+    }
+
+    /// As [`Feed::next`], but gives up for now when `patience` has passed.
+    ///
+    /// # Errors
+    /// As [`Feed::next`].
+    pub fn next_within(&mut self, patience: Option<Duration>) -> Result<Next, Error> {
+        let step = self.shared.lock().deliver;
+        if step >= self.shared.steps {
+            return Ok(Next::End);
+        }
+        let now = self.now();
+        let start = *self.waiting_since.get_or_insert(now);
+        let outcome = match self.shared.assemble_now(step) {
+            Some(outcome) => outcome,
+            None => {
+                let deadline = patience.map(|patience| now + patience);
+                match self.wait_for(step, deadline)? {
+                    Some(outcome) => outcome,
+                    None => return Ok(Next::Pending),
+                }
+            }
+        };
+        let end = self.now();
+        self.waiting_since = None;
+        outcome.map(|assembled| Next::Batch(self.deliver(step, assembled, start, end)))
+    }
+
+    fn now(&self) -> Duration {
+        self.transfer.runtime().elapsed()
+    }
+
+    /// Waits until `step` is ready; `None` when the deadline came first.
+    fn wait_for(
+        &mut self,
+        step: u64,
+        deadline: Option<Duration>,
+    ) -> Result<Option<Result<Assembled, Error>>, Error> {
+        let mut state = self.shared.lock();
         while !state.ready.contains_key(&step) {
             if let Err(source) = self.transfer.runtime().check() {
                 return Err(Error::Cancelled { step, source });
@@ -158,17 +244,26 @@ impl Feed {
                 drop(state);
                 return Err(self.broken(step));
             }
-            state = self.shared.wait(state);
+            let patience = match deadline {
+                None => PATIENCE,
+                Some(deadline) => deadline.saturating_sub(self.transfer.runtime().elapsed()),
+            };
+            if patience.is_zero() {
+                return Ok(None);
+            }
+            state = self.shared.wait(state, patience.min(PATIENCE));
         }
-        let end = self.transfer.runtime().elapsed();
         let outcome = state.ready.remove(&step).expect("just seen, under the same lock");
         match &outcome {
-            Ok(_) => state.deliver += 1,
+            Ok(assembled) => {
+                state.ready_bytes -= assembled.buffer.bytes();
+                state.deliver += 1;
+            }
             Err(_) => state.retry(step),
         }
         drop(state);
         self.shared.changed.notify_all();
-        outcome.map(|assembled| Some(self.deliver(step, assembled, start, end)))
+        Ok(Some(outcome))
     }
 
     fn deliver(
@@ -183,16 +278,50 @@ impl Feed {
         let stats = &mut self.stats;
         stats.batches += 1;
         stats.samples += rows as u64;
-        stats.bytes += buffer.tokens.len() as u64;
+        stats.bytes += buffer.bytes();
         stats.waited += waited;
-        let Assembler { schema, ref pool, .. } = self.shared.assembler;
-        Batch { step, epoch, rows, schema, waited, buffer, pool: pool.clone() }
+        let Assembler { ref course, ref columns, ref pool, .. } = self.shared.assembler;
+        Batch {
+            step,
+            epoch,
+            rows,
+            global_rows: course.global_rows(step),
+            after: course.cursor(step + 1),
+            waited,
+            layout: columns.layout.clone(),
+            buffer,
+            pool: pool.clone(),
+        }
     }
 
     /// Where the feed stands: a feed opened there goes on with the same batches.
     #[must_use]
     pub fn position(&self) -> Position {
         Position { step: self.shared.lock().deliver }
+    }
+
+    /// Where the feed stands, independent of world size and batch size.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        self.shared.assembler.course.cursor(self.shared.lock().deliver)
+    }
+
+    /// The step after the last; `None` when the feed never ends.
+    #[must_use]
+    pub fn steps(&self) -> Option<u64> {
+        self.shared.assembler.course.steps()
+    }
+
+    /// The steps of a whole epoch.
+    #[must_use]
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.shared.assembler.course.steps_per_epoch()
+    }
+
+    /// The samples of an epoch, over all ranks.
+    #[must_use]
+    pub fn epoch_samples(&self) -> u64 {
+        self.shared.assembler.course.epoch_samples()
     }
 
     /// What it did so far.
@@ -204,6 +333,9 @@ impl Feed {
         stats.refetches = shelf.refetches;
         let fetched_bytes = self.transfer.fetch_stats().fetched_bytes;
         stats.lake_bytes = fetched_bytes - self.fetched_bytes_before;
+        stats.lake_requests = reads(&self.transfer) - self.reads_before;
+        stats.buffer_bytes = self.shared.assembler.pool.bytes();
+        stats.elapsed = self.now().saturating_sub(self.opened);
         stats.add_prefetch(self.shared.prefetcher.stats());
         stats
     }
@@ -237,13 +369,15 @@ impl fmt::Debug for Feed {
 }
 
 impl State {
-    fn at(step: u64) -> Self {
+    fn at(step: u64, batch_bytes: u64) -> Self {
         Self {
             deliver: step,
             claim: step,
             again: BTreeSet::new(),
             busy: BTreeSet::new(),
             ready: BTreeMap::new(),
+            ready_bytes: 0,
+            batch_bytes,
             stopped: false,
             panicked: false,
         }
@@ -253,6 +387,14 @@ impl State {
     fn front(&self) -> u64 {
         let waiting = self.busy.first().into_iter().chain(self.again.first());
         waiting.min().copied().unwrap_or(self.claim)
+    }
+
+    /// Whether one more batch may be begun beside those that are ready, under way and in the
+    /// consumer's hands.
+    fn has_room(&self, buffer_bytes: u64) -> bool {
+        let begun = self.busy.len() as u64 + 2;
+        self.ready_bytes + begun * self.batch_bytes <= buffer_bytes
+            || (self.ready.is_empty() && self.busy.is_empty())
     }
 
     /// Tries `step` again, and every other that has failed: the cause is likely the same.
@@ -269,8 +411,43 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.changed.wait_timeout(state, PATIENCE).unwrap_or_else(PoisonError::into_inner).0
+    fn wait<'a>(&self, state: MutexGuard<'a, State>, patience: Duration) -> MutexGuard<'a, State> {
+        self.changed.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Assembles `step` on the consumer's own thread, if no other has begun it and all it needs is
+    /// open: on a busy machine that is sooner done than waited for. Nothing blocks here.
+    fn assemble_now(&self, step: u64) -> Option<Result<Assembled, Error>> {
+        let mut state = self.lock();
+        if state.stopped || state.panicked || state.ready.contains_key(&step) {
+            return None;
+        }
+        match (state.again.remove(&step), state.claim == step) {
+            (true, _) => {}
+            (false, true) => state.claim += 1,
+            (false, false) => return None,
+        }
+        state.busy.insert(step);
+        drop(state);
+        let outcome = self.assembler.assemble_if_open(step);
+        let mut state = self.lock();
+        state.busy.remove(&step);
+        match &outcome {
+            Some(Ok(_)) => state.deliver += 1,
+            Some(Err(_)) | None => _ = state.again.insert(step),
+        }
+        let front = state.front();
+        drop(state);
+        self.changed.notify_all();
+        self.pass(front);
+        outcome
+    }
+
+    /// Nothing before `step` will be read again.
+    fn pass(&self, step: u64) {
+        let position = self.assembler.course.start(step.min(self.steps));
+        self.prefetcher.advance(position);
+        self.assembler.shelf.close_before(position);
     }
 
     fn stop(&self) {
@@ -286,13 +463,16 @@ impl Shared {
             let outcome = self.assembler.assemble(step);
             let mut state = self.lock();
             state.busy.remove(&step);
+            if let Ok(assembled) = &outcome {
+                let bytes = assembled.buffer.bytes();
+                state.ready_bytes += bytes;
+                state.batch_bytes = state.batch_bytes.max(bytes);
+            }
             state.ready.insert(step, outcome);
             let front = state.front();
             drop(state);
             self.changed.notify_all();
-            let position = self.assembler.course.start(front);
-            self.prefetcher.advance(position);
-            self.assembler.shelf.close_before(position);
+            self.pass(front);
         }
     }
 
@@ -302,7 +482,7 @@ impl Shared {
             if state.stopped {
                 return None;
             }
-            let fresh = state.claim < self.steps && state.claim - state.deliver < self.batches_max;
+            let fresh = state.claim < self.steps && state.has_room(self.buffer_bytes);
             let step = state.again.pop_first().or_else(|| {
                 state.claim += u64::from(fresh);
                 fresh.then(|| state.claim - 1)
@@ -311,7 +491,7 @@ impl Shared {
                 state.busy.insert(step);
                 return Some(step);
             }
-            state = self.wait(state);
+            state = self.wait(state, PATIENCE);
         }
     }
 }
@@ -326,44 +506,46 @@ impl Drop for Farewell<'_> {
     }
 }
 
-/// The split's entry, after a look at what no dataset can satisfy.
-pub(crate) fn checked_split<'a>(
-    manifest: &'a DatasetManifest,
-    split: Split,
+/// Buffers kept for later batches at most.
+const SPARE_MAX: u64 = 1024;
+
+/// The bytes that one rank's batch takes, as far as the schemas say; two must fit.
+fn batch_bytes(
+    columns: &Columns,
+    sources: &[Arc<dyn Source>],
     settings: &FeedSettings,
-) -> Result<&'a SplitEntry, Error> {
-    let counts = [
-        ("batch_size", settings.batch_size),
-        ("threads", settings.threads),
-        ("canonical_streams", settings.canonical_streams),
-        ("window_shards", settings.window_shards),
-    ];
-    if let Some((name, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
-        return Err(Error::Zero(name));
+    rank: Rank,
+) -> Result<u64, Error> {
+    let sample_bytes = sources.iter().map(|source| source.sample_bytes()).max().unwrap_or(0);
+    let row_bytes = columns.row_bytes(sample_bytes) + size_of::<SampleId>() as u64;
+    let rows = u64::from(settings.batch_size.div_ceil(rank.world_size()));
+    let batch_bytes = rows * row_bytes;
+    let (buffer_bytes, needed_bytes) = (settings.buffer_bytes, 2 * batch_bytes);
+    if buffer_bytes < needed_bytes {
+        return Err(Error::BufferTooSmall { buffer_bytes, needed_bytes });
     }
-    manifest
-        .split(split)
-        .filter(|entry| entry.rows > 0)
-        .ok_or_else(|| Error::Empty { dataset: manifest.name.clone(), split })
+    Ok(batch_bytes)
 }
 
-fn batches_ahead(settings: &FeedSettings, row_bytes: usize, course: &Course) -> Result<u64, Error> {
-    let rows = course.positions(0).len() as u64;
-    let batch_bytes = rows * (row_bytes + size_of::<SampleId>()) as u64;
-    let buffer_bytes = settings.buffer_bytes;
-    match buffer_bytes / batch_bytes.max(1) {
-        0 | 1 => Err(Error::BufferTooSmall { buffer_bytes, needed_bytes: 2 * batch_bytes }),
-        batches => Ok(batches - 1),
-    }
-}
-
-/// Checks that the shards which are read at once fit into the tier together: all shards but the
-/// last have the same length, up to their heads.
+/// Checks that the extents which are read at once fit into the tier together.
 fn require_room(
     transfer: &Transfer,
     course: &Course,
-    shards: &Shards,
+    sources: &[Arc<dyn Source>],
 ) -> Result<(), forebay_transfer::Error> {
-    let in_use = course.shards_in_use().min(u64::from(shards.split().shards));
-    transfer.require_room(in_use * shard_object(&*shards.get(0)?).bytes)
+    let mut bytes = 0_u64;
+    for (dataset, source) in sources.iter().enumerate() {
+        bytes = bytes.saturating_add(source.bytes_in_use(course.shards_in_use(dataset))?);
+    }
+    transfer.require_room(bytes)
+}
+
+/// Requests to the lake so far, for whatever.
+fn reads(transfer: &Transfer) -> u64 {
+    transfer.lake().traffic().values().map(|traffic| traffic.reads).sum()
+}
+
+/// The error for a split without rows.
+pub(crate) fn empty(dataset: &Name, split: Split) -> Error {
+    Error::Empty { dataset: dataset.clone(), split }
 }

@@ -16,24 +16,31 @@
 //! # After a crash
 //! Nothing is left but cached shards, which the next feed uses.
 
+mod aligned;
 mod assemble;
 mod batch;
+mod columns;
 mod course;
+mod dataset;
 mod error;
 mod feed;
 mod lookahead;
+mod mixture;
 mod order;
 mod permutation;
-mod sequential;
 mod settings;
 mod shelf;
+mod source;
 mod stats;
 mod trace;
 
-pub use batch::Batch;
+pub use batch::{Batch, Column, ColumnKind};
+pub use course::Cursor;
+pub use dataset::FeedDataset;
 pub use error::Error;
-pub use feed::Feed;
+pub use feed::{Feed, Next};
+pub use mixture::{MixtureSettings, PHASES_MAX, WeightChange};
 pub use order::{EpochOrder, Order, OrderSettings, Place};
-pub use settings::FeedSettings;
+pub use settings::{FeedSettings, LastBatch, Padding};
 pub use stats::{FeedStats, WaitCause, Waited};
 pub use trace::{Origin, TracedSample, trace};

@@ -29,6 +29,8 @@ pub(crate) enum Purpose {
     Shards = 1,
     /// The rows of a window; the window's number is the tweak.
     Rows = 2,
+    /// The turns of a round of a mixture; round and stream are the tweak.
+    Mixture = 3,
 }
 
 /// The keys of a family of permutations, one for each tweak.

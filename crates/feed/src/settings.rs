@@ -1,14 +1,16 @@
 //! The settings of a feed: plain data, stored with the run.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::OrderSettings;
+use crate::{Error, MixtureSettings, OrderSettings};
 
 /// What a feed delivers, in which order, and within which bounds.
 ///
-/// `seed`, `shuffle`, `canonical_streams`, `window_shards` and `batch_size` decide what the model
-/// sees: a resumed run must keep them. The others only decide how fast and within how much memory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// All but the bounds and counts of threads decide what the model sees: a resumed run must keep
+/// them, but for `batch_size`, which may change with the world size.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FeedSettings {
     /// Other seeds give other orders.
@@ -24,8 +26,19 @@ pub struct FeedSettings {
     pub window_shards: u32,
     /// Samples of a global batch: of one step, over all ranks.
     pub batch_size: u32,
+    /// What becomes of an epoch's end where no whole batch is left.
+    pub last_batch: LastBatch,
     /// Ends after so many epochs; goes on for ever if absent.
     pub epochs: Option<u64>,
+    /// Ranges of steps to leave out, from the first to before the second number, ascending:
+    /// their samples are passed over as if they had been taken.
+    pub skip_steps: Vec<(u64, u64)>,
+    /// How several datasets are mixed; absent for one.
+    pub mixture: Option<MixtureSettings>,
+    /// The fields to deliver, all if absent.
+    pub columns: Option<Vec<String>>,
+    /// Fields of varying length to be padded to one length a batch.
+    pub padding: BTreeMap<String, Padding>,
     /// Bytes of shards landed before they are needed. Less than a shard: none.
     pub lookahead_bytes: u64,
     /// Shards landing ahead at the same time.
@@ -36,6 +49,30 @@ pub struct FeedSettings {
     pub threads: u32,
 }
 
+/// What becomes of an epoch's end where no whole global batch is left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LastBatch {
+    /// It is left out; another epoch leaves out other samples.
+    #[default]
+    Drop,
+    /// It is delivered as it is: every sample exactly once. Ranks may get unequal parts, or none.
+    Short,
+    /// It is filled up with the first samples of the epoch, so that all ranks get equal parts.
+    Pad,
+}
+
+/// How values of varying length become one tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Padding {
+    /// What stands behind a shorter value.
+    pub value: f64,
+    /// The elements of every value; the longest of the batch if absent. A longer value is an error,
+    /// and never cut in silence.
+    pub items: Option<u32>,
+}
+
 impl Default for FeedSettings {
     fn default() -> Self {
         Self {
@@ -44,7 +81,12 @@ impl Default for FeedSettings {
             canonical_streams: 8,
             window_shards: 4,
             batch_size: 32,
+            last_batch: LastBatch::default(),
             epochs: None,
+            skip_steps: Vec::new(),
+            mixture: None,
+            columns: None,
+            padding: BTreeMap::new(),
             lookahead_bytes: 1 << 30,
             prefetch_threads: 2,
             buffer_bytes: 32 << 20,
@@ -63,5 +105,48 @@ impl FeedSettings {
             canonical_streams: self.canonical_streams,
             window_shards: self.window_shards,
         }
+    }
+
+    /// Every row once, as it is stored, the last batch short: what evaluation reads.
+    #[must_use]
+    pub fn sequential(&self) -> Self {
+        Self {
+            shuffle: false,
+            last_batch: LastBatch::Short,
+            epochs: Some(1),
+            skip_steps: Vec::new(),
+            ..self.clone()
+        }
+    }
+
+    /// What no datasets can satisfy, for `datasets` of them.
+    pub(crate) fn check(&self, datasets: usize) -> Result<(), Error> {
+        let counts = [
+            ("batch_size", self.batch_size),
+            ("threads", self.threads),
+            ("canonical_streams", self.canonical_streams),
+            ("window_shards", self.window_shards),
+        ];
+        if let Some((name, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
+            return Err(Error::Zero(name));
+        }
+        let refuse = |setting, why: String| Err(Error::Setting { setting, why });
+        match &self.mixture {
+            Some(mixture) => {
+                if let Err(why) = mixture.check(datasets) {
+                    return refuse("mixture", why);
+                }
+            }
+            None if datasets != 1 => {
+                return refuse("mixture", format!("{datasets} datasets need weights"));
+            }
+            None => {}
+        }
+        let apart = self.skip_steps.windows(2).all(|pair| pair[0].1 <= pair[1].0);
+        if !apart || self.skip_steps.iter().any(|(first, end)| first >= end) {
+            let why = "give ranges (first, end) with first < end, ascending, without overlap";
+            return refuse("skip_steps", why.into());
+        }
+        Ok(())
     }
 }

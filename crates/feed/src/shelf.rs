@@ -1,11 +1,11 @@
-//! The shelf: the shards that are open, mapped from the local tier.
+//! The shelf: the extents that are open, mapped from the local tier.
 //!
-//! A record batch is verified by its checksum when it is first read through a mapping, so a byte
-//! that flips on the node's disk is found before a row of it is handed out. A damaged shard is
-//! fetched from the lake again, once; if it is damaged still, the error names it.
+//! The bytes of a row are verified by checksum when they are first read through a mapping, so a
+//! byte that flips on the node's disk is found before a row of it is handed out. A damaged extent
+//! is fetched from the lake again, once; if it is damaged still, the error names it.
 //!
-//! A shard leaves the shelf when no stream needs it any more, so that a file the tier evicted does
-//! not keep its blocks.
+//! An extent leaves the shelf when no stream needs it any more, so that a file the tier evicted
+//! does not keep its blocks.
 
 use std::{
     collections::HashMap,
@@ -16,24 +16,23 @@ use std::{
     time::Duration,
 };
 
-use forebay_format::v1::{
-    dataset::{ShardEntry, TokenSchema},
-    shard::ShardReader,
-};
 use forebay_local::CachedFile;
-use forebay_transfer::{
-    Transfer,
-    dataset::{Shards, shard_object},
+use forebay_transfer::{Object, Transfer};
+
+use crate::{
+    Error, WaitCause,
+    source::{Damage, Extent, Source},
+    stats::Timeline,
 };
 
-use crate::{Error, WaitCause, stats::Timeline};
+/// An extent's dataset and its number there.
+pub(crate) type Slot = (usize, u64);
 
 pub(crate) struct Shelf {
     transfer: Transfer,
-    shards: Shards,
-    schema: TokenSchema,
-    open: Mutex<HashMap<u32, Arc<OpenShard>>>,
-    /// Held while a damaged shard is fetched again, so that it is once.
+    sources: Vec<Arc<dyn Source>>,
+    open: Mutex<HashMap<Slot, Arc<OpenExtent>>>,
+    /// Held while a damaged extent is fetched again, so that it is once.
     repair: Mutex<()>,
     stopped: AtomicBool,
     hits: AtomicU64,
@@ -41,16 +40,15 @@ pub(crate) struct Shelf {
     refetches: AtomicU64,
 }
 
-/// A shard that can be read.
-pub(crate) struct OpenShard {
-    entry: Arc<ShardEntry>,
-    pub reader: ShardReader<CachedFile>,
-    verified: Box<[AtomicBool]>,
+/// An extent that can be read, and how long it will be.
+pub(crate) struct OpenExtent {
+    pub rows: Box<dyn Extent>,
+    pub object: Object,
     /// The last run position at which a stream that met it needs it.
     needed_until: AtomicU64,
 }
 
-/// How a shelf was used: shards found on the node, brought from the lake, and repaired.
+/// How a shelf was used: extents found on the node, brought from the lake, and repaired.
 pub(crate) struct ShelfStats {
     pub hits: u64,
     pub misses: u64,
@@ -58,11 +56,10 @@ pub(crate) struct ShelfStats {
 }
 
 impl Shelf {
-    pub(crate) fn new(transfer: &Transfer, shards: &Shards, schema: TokenSchema) -> Self {
+    pub(crate) fn new(transfer: &Transfer, sources: &[Arc<dyn Source>]) -> Self {
         Self {
             transfer: transfer.clone(),
-            shards: shards.clone(),
-            schema,
+            sources: sources.to_vec(),
             open: Mutex::default(),
             repair: Mutex::default(),
             stopped: AtomicBool::new(false),
@@ -72,33 +69,38 @@ impl Shelf {
         }
     }
 
-    /// A shard whose record batches that hold `rows` were verified; kept open until the run
-    /// position `needed_until` is passed.
-    pub(crate) fn shard(
+    /// An extent in which `rows` were verified; kept open until the run position `needed_until` is
+    /// passed.
+    pub(crate) fn extent(
         &self,
-        number: u32,
+        slot: Slot,
         rows: impl Iterator<Item = u32> + Clone,
         needed_until: u64,
         step: u64,
         timeline: &mut Timeline,
-    ) -> Result<Arc<OpenShard>, Error> {
-        let mut shard = match self.opened(number) {
-            Some(shard) => shard,
-            None => self.open(number, step, timeline)?,
+    ) -> Result<Arc<OpenExtent>, Error> {
+        let mut extent = match self.opened(slot) {
+            Some(extent) => extent,
+            None => self.open(slot, step, timeline)?,
         };
         let start = self.now();
-        if shard.verify(rows.clone()).is_err() {
-            shard = self.repair(number, shard.entry.clone(), Some(&shard), step)?;
-            shard.verify(rows).map_err(|source| damaged(step, &shard.entry, source))?;
+        if extent.verify(rows.clone()).is_err() {
+            extent = self.repair(slot, Some(&extent), step)?;
+            extent.verify(rows).map_err(|source| damaged(step, &extent.object, source))?;
         }
         timeline.add(WaitCause::Local, start, self.now());
-        shard.needed_until.fetch_max(needed_until, Ordering::Relaxed);
-        Ok(shard)
+        extent.needed_until.fetch_max(needed_until, Ordering::Relaxed);
+        Ok(extent)
+    }
+
+    /// Whether an extent is open.
+    pub(crate) fn holds(&self, slot: Slot) -> bool {
+        self.lock().contains_key(&slot)
     }
 
     /// Closes what nobody needs at `position` or later.
     pub(crate) fn close_before(&self, position: u64) {
-        self.lock().retain(|_, shard| shard.needed_until.load(Ordering::Relaxed) >= position);
+        self.lock().retain(|_, extent| extent.needed_until.load(Ordering::Relaxed) >= position);
     }
 
     /// Stops downloads that are under way.
@@ -119,118 +121,92 @@ impl Shelf {
         self.transfer.runtime().elapsed()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Arc<OpenShard>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Slot, Arc<OpenExtent>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn opened(&self, number: u32) -> Option<Arc<OpenShard>> {
-        self.lock().get(&number).cloned()
+    fn opened(&self, slot: Slot) -> Option<Arc<OpenExtent>> {
+        self.lock().get(&slot).cloned()
     }
 
     fn open(
         &self,
-        number: u32,
+        slot: Slot,
         step: u64,
         timeline: &mut Timeline,
-    ) -> Result<Arc<OpenShard>, Error> {
-        let read = |source| Error::Read { step, source: Box::new(source) };
+    ) -> Result<Arc<OpenExtent>, Error> {
         let start = self.now();
-        let entry = self.shards.get(number).map_err(read)?;
-        let object = shard_object(&entry);
-        let (file, counter) = match self.transfer.cached(&object).map_err(read)? {
+        let object = self.sources[slot.0].object(slot.1).map_err(unread(step))?;
+        let (file, counter) = match self.transfer.cached(&object).map_err(unread(step))? {
             Some(file) => (file, &self.hits),
             None => {
-                let file = self.transfer.fetch_unless(&object, &self.stopped).map_err(read)?;
+                let file = self.transfer.fetch_unless(&object, &self.stopped);
                 timeline.add(WaitCause::Lake, start, self.now());
-                (file, &self.misses)
+                (file.map_err(unread(step))?, &self.misses)
             }
         };
         counter.fetch_add(1, Ordering::Relaxed);
         let mapping = self.now();
-        let shard = match OpenShard::new(entry, file, self.schema) {
-            Ok(shard) => self.keep(number, shard),
-            Err(entry) => self.repair(number, entry, None, step)?,
+        let extent = match self.read(slot, object, file, step)? {
+            Ok(extent) => self.keep(slot, extent),
+            Err(_) => self.repair(slot, None, step)?,
         };
         timeline.add(WaitCause::Local, mapping, self.now());
-        Ok(shard)
+        Ok(extent)
     }
 
-    /// If two threads opened the same shard, both go on with the first one's.
-    fn keep(&self, number: u32, shard: OpenShard) -> Arc<OpenShard> {
-        self.lock().entry(number).or_insert_with(|| Arc::new(shard)).clone()
+    fn read(
+        &self,
+        slot: Slot,
+        object: Object,
+        file: CachedFile,
+        step: u64,
+    ) -> Result<Result<OpenExtent, Damage>, Error> {
+        let rows = self.sources[slot.0].open(slot.1, file).map_err(unread(step))?;
+        Ok(rows.map(|rows| OpenExtent { rows, object, needed_until: AtomicU64::new(0) }))
     }
 
-    /// Fetches a damaged shard again, unless another thread just did: then the one that is open is
+    /// If two threads opened the same extent, both go on with the first one's.
+    fn keep(&self, slot: Slot, extent: OpenExtent) -> Arc<OpenExtent> {
+        self.lock().entry(slot).or_insert_with(|| Arc::new(extent)).clone()
+    }
+
+    /// Fetches a damaged extent again, unless another thread just did: then the one that is open is
     /// not the one that was found `damaged`.
     fn repair(
         &self,
-        number: u32,
-        entry: Arc<ShardEntry>,
-        damaged: Option<&Arc<OpenShard>>,
+        slot: Slot,
+        found: Option<&Arc<OpenExtent>>,
         step: u64,
-    ) -> Result<Arc<OpenShard>, Error> {
+    ) -> Result<Arc<OpenExtent>, Error> {
         let _guard = self.repair.lock().unwrap_or_else(PoisonError::into_inner);
-        let other = |open: &Arc<OpenShard>| damaged.is_none_or(|one| !Arc::ptr_eq(one, open));
-        if let Some(current) = self.opened(number).filter(other) {
+        let other = |open: &Arc<OpenExtent>| found.is_none_or(|one| !Arc::ptr_eq(one, open));
+        if let Some(current) = self.opened(slot).filter(other) {
             return Ok(current);
         }
-        self.refetch(number, entry, step)
-    }
-
-    fn refetch(
-        &self,
-        number: u32,
-        entry: Arc<ShardEntry>,
-        step: u64,
-    ) -> Result<Arc<OpenShard>, Error> {
         self.refetches.fetch_add(1, Ordering::Relaxed);
-        let file = self
-            .transfer
-            .refetch(&shard_object(&entry))
-            .map_err(|source| Error::Read { step, source: Box::new(source) })?;
-        let object = shard_object(&entry).key;
-        let reader = ShardReader::new(file, self.schema, object.as_str())
-            .and_then(|reader| reader.check(&entry).map(|()| reader))
-            .map_err(|source| damaged(step, &entry, source))?;
+        let object = self.sources[slot.0].object(slot.1).map_err(unread(step))?;
+        let file = self.transfer.refetch(&object).map_err(unread(step))?;
+        let extent = self
+            .read(slot, object.clone(), file, step)?
+            .map_err(|source| damaged(step, &object, source))?;
         // In the place of the damaged one, which another thread may have opened again meanwhile.
-        let shard = Arc::new(OpenShard::from(entry, reader));
-        self.lock().insert(number, shard.clone());
-        Ok(shard)
+        let extent = Arc::new(extent);
+        self.lock().insert(slot, extent.clone());
+        Ok(extent)
     }
 }
 
-fn damaged(step: u64, entry: &ShardEntry, source: forebay_format::Error) -> Error {
-    Error::Damaged { step, object: shard_object(entry).key, source }
+fn unread(step: u64) -> impl FnOnce(forebay_transfer::Error) -> Error {
+    move |source| Error::Read { step, source: Box::new(source) }
 }
 
-impl OpenShard {
-    /// Gives the entry back when the file is not the shard that it describes.
-    fn new(
-        entry: Arc<ShardEntry>,
-        file: CachedFile,
-        schema: TokenSchema,
-    ) -> Result<Self, Arc<ShardEntry>> {
-        let object = shard_object(&entry).key;
-        match ShardReader::new(file, schema, object.as_str()) {
-            Ok(reader) if reader.check(&entry).is_ok() => Ok(Self::from(entry, reader)),
-            _ => Err(entry),
-        }
-    }
+fn damaged(step: u64, object: &Object, source: Damage) -> Error {
+    Error::Damaged { step, object: object.key.clone(), source }
+}
 
-    fn from(entry: Arc<ShardEntry>, reader: ShardReader<CachedFile>) -> Self {
-        let verified = entry.batches.iter().map(|_| AtomicBool::new(false)).collect();
-        Self { entry, reader, verified, needed_until: AtomicU64::new(0) }
-    }
-
-    /// Checks the record batches that hold `rows`, each once.
-    fn verify(&self, rows: impl Iterator<Item = u32>) -> Result<(), forebay_format::Error> {
-        for row in rows {
-            let batch = self.reader.batch_of(row);
-            if !self.verified[batch].load(Ordering::Acquire) {
-                self.reader.verify_batch(batch, &self.entry.batches[batch])?;
-                self.verified[batch].store(true, Ordering::Release);
-            }
-        }
-        Ok(())
+impl OpenExtent {
+    fn verify(&self, mut rows: impl Iterator<Item = u32>) -> Result<(), Damage> {
+        rows.try_for_each(|row| self.rows.verify(row))
     }
 }

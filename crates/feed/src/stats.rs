@@ -65,8 +65,10 @@ pub struct FeedStats {
     pub batches: u64,
     /// Samples in them.
     pub samples: u64,
-    /// Bytes of their tokens.
+    /// Bytes of their values.
     pub bytes: u64,
+    /// Since the feed was opened.
+    pub elapsed: Duration,
     /// What the consumer waited for.
     pub waited: Waited,
     /// Shards opened that were on the node.
@@ -77,6 +79,10 @@ pub struct FeedStats {
     pub refetches: u64,
     /// Bytes brought from the lake through this feed's transfer.
     pub lake_bytes: u64,
+    /// Requests that read from the lake, through the same handle.
+    pub lake_requests: u64,
+    /// Memory of all batches, ready, spare and in use.
+    pub buffer_bytes: u64,
     /// Shards on the node before they were needed.
     pub prefetched: u64,
     /// Prefetches given up because everything in the tier was needed sooner.

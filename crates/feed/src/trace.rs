@@ -17,7 +17,12 @@ use forebay_types::{Digest, Key, Rank, SampleId, Split};
 use serde::Serialize;
 
 use crate::{
-    Error, FeedSettings, course::Course, feed::checked_split, shelf::Shelf, stats::Timeline,
+    Cursor, Error, FeedSettings,
+    course::Course,
+    feed::empty,
+    shelf::Shelf,
+    source::{Prepared, Source},
+    stats::Timeline,
 };
 
 /// A sample of a step, and what it was made of.
@@ -63,22 +68,22 @@ pub fn trace(
     settings: &FeedSettings,
     step: u64,
 ) -> Result<Vec<TracedSample>, Error> {
-    let entry = checked_split(manifest, split, settings)?;
-    let course = Course::new(entry, settings, Rank::ALONE)?;
+    settings.check(1)?;
+    let entry = manifest.split(split).filter(|entry| entry.rows > 0);
+    let entry = entry.ok_or_else(|| empty(&manifest.name, split))?;
+    let source = Arc::new(Prepared::new(transfer.lake(), manifest, entry));
+    let course = Course::new(&[source.shape()], settings, Rank::ALONE, Cursor::default())?;
     if let Some(steps) = course.steps().filter(|steps| step >= *steps) {
         return Err(Error::NoStep { step, steps });
     }
-    let shards = Shards::new(transfer.lake(), entry);
-    let mut tracer = Tracer {
-        shelf: Shelf::new(transfer, &shards, manifest.schema),
-        transfer,
-        manifest,
-        shards,
-        step,
-        origins: HashMap::new(),
-    };
-    let order = course.epoch(course.epoch_of(step));
-    let places = course.positions(step).map(|position| order.place(position));
+    let sources: [Arc<dyn Source>; 1] = [source.clone()];
+    let shelf = Shelf::new(transfer, &sources);
+    let shards = source.shards().clone();
+    let mut tracer = Tracer { shelf, transfer, manifest, shards, step, origins: HashMap::new() };
+    let places = course.positions(step).map(|position| {
+        let sample = course.sample(position);
+        course.epoch(sample.dataset, sample.epoch).place(sample.position)
+    });
     places.map(|place| tracer.sample(place.shard, place.row)).collect()
 }
 
@@ -95,13 +100,13 @@ struct Tracer<'a> {
 impl Tracer<'_> {
     fn sample(&mut self, shard: u32, row: u32) -> Result<TracedSample, Error> {
         let entry = self.shards.get(shard).map_err(|source| self.unread(source))?;
-        let rows = std::iter::once(row);
-        let open = self.shelf.shard(shard, rows, u64::MAX, self.step, &mut Timeline::default())?;
+        let (slot, rows) = ((0, u64::from(shard)), std::iter::once(row));
+        let open = self.shelf.extent(slot, rows, u64::MAX, self.step, &mut Timeline::default())?;
         let origins = self.origin(shard, &entry)?;
         let spans = origins.row(row);
         let origins =
             spans.iter().map(|span| self.name(span, &entry)).collect::<Result<Vec<_>, _>>()?;
-        let id = open.reader.row(row).id;
+        let id = open.rows.id(row);
         Ok(TracedSample { id, shard, shard_digest: entry.digest, row, origins })
     }
 
@@ -141,6 +146,6 @@ impl Tracer<'_> {
     }
 
     fn damaged(&self, object: &Key, source: forebay_format::Error) -> Error {
-        Error::Damaged { step: self.step, object: object.clone(), source }
+        Error::Damaged { step: self.step, object: object.clone(), source: source.into() }
     }
 }

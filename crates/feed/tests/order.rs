@@ -79,9 +79,9 @@ fn a_sequential_feed_delivers_every_row_once_as_stored() {
     let published = publish(&tiers.lake, 50, 24);
     let sequential = |rank| {
         let transfer = tiers.transfer();
-        let manifest = &published.manifest;
+        let (settings, start) = (settings().sequential(), Position::default());
         let mut feed =
-            Feed::sequential(&transfer, manifest, Split::Train, &settings(), rank).unwrap();
+            Feed::open(&transfer, &[published.dataset()], &settings, rank, start).unwrap();
         let mut batches = Vec::new();
         while let Some(batch) = feed.next().unwrap() {
             assert_eq!(batch.tokens().count(), batch.rows * 16);

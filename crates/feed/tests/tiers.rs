@@ -12,7 +12,7 @@ use forebay_lake::{Lake, Purpose};
 use forebay_local::LocalTier;
 use forebay_testing::{Fault, Request, TempTiers};
 use forebay_transfer::Transfer;
-use forebay_types::{ErrorKind, Position, Rank, Split};
+use forebay_types::{ErrorKind, Position, Rank};
 use support::{Published, open, publish, settings, take};
 
 const ROWS: u64 = 500;
@@ -78,7 +78,7 @@ fn a_budget_that_cannot_work_is_refused_at_once() {
     let open = |settings: &FeedSettings, world| {
         let rank = Rank::new(0, world).unwrap();
         let (transfer, from) = (tiers.transfer(), Position::default());
-        Feed::open(&transfer, &published.manifest, Split::Train, settings, rank, from)
+        Feed::open(&transfer, &[published.dataset()], settings, rank, from)
     };
     let error = open(&settings(), 1).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
@@ -92,8 +92,10 @@ fn a_budget_that_cannot_work_is_refused_at_once() {
     assert!(error.to_string().contains("two batches take 1152"), "{error}");
     let error = open(&FeedSettings { window_shards: 0, ..settings() }, 1).unwrap_err();
     assert_eq!(error.to_string(), "the feed's setting `window_shards` is 0; it must be at least 1");
-    let error = open(&settings(), 5).unwrap_err();
-    assert!(error.to_string().contains("world size of 5 does not divide"), "{error}");
+    let error = open(&FeedSettings { skip_steps: vec![(4, 4)], ..settings() }, 1).unwrap_err();
+    assert!(error.to_string().contains("`skip_steps` cannot work"), "{error}");
+    let error = open(&FeedSettings { batch_size: 501, buffer_bytes: 1 << 20, ..settings() }, 1);
+    assert!(error.unwrap_err().to_string().contains("501 samples does not fit"));
 }
 
 /// The error's whole chain in one line.

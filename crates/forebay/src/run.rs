@@ -17,7 +17,7 @@
 use std::collections::BTreeMap;
 
 use forebay_checkpoint::{Checkpointer, Part, Restored, SaveReport, StateTensor, Which};
-use forebay_feed::{Batch, Feed, FeedStats, WaitCause};
+use forebay_feed::{Batch, Feed, FeedDataset, FeedStats, WaitCause};
 use forebay_format::v1::{
     dataset::DatasetManifest,
     journal::{
@@ -365,7 +365,8 @@ fn open_feed(
     from: Position,
 ) -> Result<Feed, Error> {
     let transfer = engine.transfer();
-    Ok(Feed::open(transfer, manifest, Split::Train, &settings.feed, Rank::ALONE, from)?)
+    let datasets = [FeedDataset::Prepared(manifest, Split::Train)];
+    Ok(Feed::open(transfer, &datasets, &settings.feed, Rank::ALONE, from)?)
 }
 
 impl Reported {

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, dead_code, reason = "shared by tests that use parts of it")]
 
-use forebay_feed::{Batch, Feed, FeedSettings};
+use forebay_feed::{Batch, Feed, FeedDataset, FeedSettings};
 use forebay_format::{
     record,
     v1::{
@@ -41,6 +41,12 @@ pub fn number(id: &SampleId) -> u64 {
 pub struct Published {
     pub manifest: DatasetManifest,
     pub shards: Vec<ShardEntry>,
+}
+
+impl Published {
+    pub fn dataset(&self) -> FeedDataset<'_> {
+        FeedDataset::Prepared(&self.manifest, Split::Train)
+    }
 }
 
 pub fn publish(lake: &Lake, rows: u64, rows_per_shard: u32) -> Published {
@@ -146,7 +152,7 @@ pub fn open(
     step: u64,
 ) -> Feed {
     let from = Position { step };
-    Feed::open(transfer, &published.manifest, Split::Train, settings, rank, from).unwrap()
+    Feed::open(transfer, &[published.dataset()], settings, rank, from).unwrap()
 }
 
 /// The row numbers of a batch, after a look at its tokens.

@@ -1,0 +1,75 @@
+//! Where samples come from: a split of a dataset, as the order and the tiers see it.
+//!
+//! The order knows rows in *shards* of equal size; the tiers know *extents*, files of the local
+//! tier. In a prepared dataset the two are one: each shard is an object. In one that was indexed
+//! where it lies a shard of the order is a run of consecutive rows, and the index says in which
+//! extents of which files they lie.
+
+mod prepared;
+
+use std::borrow::Cow;
+
+use forebay_local::CachedFile;
+use forebay_transfer::Object;
+use forebay_types::{Digest, SampleId, Schema};
+
+pub(crate) use prepared::Prepared;
+
+use crate::{Place, course::Shape};
+
+/// One split that is fed.
+pub(crate) trait Source: Send + Sync {
+    /// What its samples consist of.
+    fn schema(&self) -> &Schema;
+
+    /// Its rows, and how many of them the order takes for a shard.
+    fn shape(&self) -> Shape;
+
+    /// The bytes of an average sample as it lies on the node.
+    fn sample_bytes(&self) -> u64;
+
+    /// What must lie on the node at once while `shards` of the order's shards are in use.
+    fn bytes_in_use(&self, shards: u64) -> Result<u64, forebay_transfer::Error>;
+
+    /// The extent that holds a row, and the row's number there.
+    fn locate(&self, place: Place) -> Result<(u64, u32), forebay_transfer::Error>;
+
+    /// The extents that a shard of the order lies in.
+    fn extents(&self, shard: u32) -> Result<Vec<u64>, forebay_transfer::Error>;
+
+    /// An extent as something to fetch.
+    fn object(&self, extent: u64) -> Result<Object, forebay_transfer::Error>;
+
+    /// The shards of the order that lie in the extent of this digest, if that is known without
+    /// asking the lake.
+    fn shards_of(&self, digest: Digest) -> Option<std::ops::RangeInclusive<u32>>;
+
+    /// Opens an extent that lies on the node.
+    ///
+    /// The outer error is the tiers', the inner one says that the file is not what it should be.
+    fn open(
+        &self,
+        extent: u64,
+        file: CachedFile,
+    ) -> Result<Result<Box<dyn Extent>, Damage>, forebay_transfer::Error>;
+}
+
+/// An extent that is open.
+pub(crate) trait Extent: Send + Sync {
+    /// Checks the bytes that `row` is read from, once.
+    fn verify(&self, row: u32) -> Result<(), Damage>;
+
+    /// The value of a field of a verified row.
+    fn value(&self, row: u32, field: usize) -> Result<Cow<'_, [u8]>, forebay_dialect::Error>;
+
+    /// The row's identity.
+    fn id(&self, row: u32) -> SampleId;
+
+    /// What people know the row by.
+    fn label(&self, _row: u32) -> Option<String> {
+        None
+    }
+}
+
+/// What is wrong with a file of the local tier.
+pub(crate) type Damage = Box<dyn std::error::Error + Send + Sync>;
