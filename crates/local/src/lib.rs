@@ -35,7 +35,7 @@ pub use cache::CachedFile;
 pub use clear::Cleared;
 pub use error::Error;
 pub use landing::{Landing, LandingLock};
-pub use scratch::Scratch;
+pub use scratch::{Scratch, ScratchFile};
 pub use space::Usage;
 pub use staging::{Staged, StagedWriter};
 pub use tier::LocalTier;

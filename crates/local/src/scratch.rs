@@ -5,10 +5,12 @@
 
 use std::{
     fs::{self, File},
+    ops::Deref,
     path::{Path, PathBuf},
 };
 
 use forebay_types::Name;
+use memmap2::Mmap;
 
 use crate::{Error, LocalTier, files, space};
 
@@ -66,6 +68,42 @@ impl Scratch {
             let held = self.owner.metadata().map_err(Error::at("look at", &path))?.len();
             space::note(&self.owner, &path, held.saturating_add(bytes))
         })
+    }
+}
+
+/// A finished file of a scratch directory, mapped into memory.
+#[derive(Debug)]
+pub struct ScratchFile {
+    /// `None` for an empty file, which cannot be mapped.
+    map: Option<Mmap>,
+}
+
+impl Scratch {
+    /// Maps the file `name`, which nobody writes any more.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be mapped.
+    pub fn map(&self, name: &Name) -> Result<ScratchFile, Error> {
+        let path = self.path.join(name.as_str());
+        let map = || {
+            let file = File::open(&path)?;
+            Ok(match file.metadata()?.len() {
+                0 => None,
+                // SAFETY: a mapping is sound as long as nobody shortens or changes the file under
+                // it. The directory is this process's own, under a name no other process uses, and
+                // its owner says that the file is finished.
+                _ => Some(unsafe { Mmap::map(&file)? }),
+            })
+        };
+        map().map(|map| ScratchFile { map }).map_err(Error::at("map", &path))
+    }
+}
+
+impl Deref for ScratchFile {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.map.as_deref().unwrap_or_default()
     }
 }
 

@@ -205,14 +205,14 @@ pub fn rows_of(split: &SplitEntry, number: u32) -> u32 {
 #[must_use]
 pub fn shard_object(shard: &ShardEntry) -> Object {
     let (key, digest, bytes) = (shard_key(shard.digest), shard.digest, shard.bytes);
-    Object { key, digest, bytes, purpose: Purpose::Shard }
+    Object::whole(key, digest, bytes, Purpose::Shard)
 }
 
 /// A shard's side file as something to fetch.
 #[must_use]
 pub fn origin_object(origin: ObjectEntry) -> Object {
     let ObjectEntry { digest, bytes } = origin;
-    Object { key: origin_key(digest), digest, bytes, purpose: Purpose::Shard }
+    Object::whole(origin_key(digest), digest, bytes, Purpose::Shard)
 }
 
 fn read_record(lake: &Lake, key: &Key) -> Result<Option<Vec<u8>>, Error> {

@@ -75,6 +75,28 @@ pub enum Error {
         /// The lake's URL.
         lake: String,
     },
+    /// A part of an indexed file is not what it was when it was indexed.
+    #[error(
+        "{object} in {lake} changed since it was indexed, or is damaged: its bytes do not have the \
+         digest the index names, nor did they when read again; restore the file or index it again"
+    )]
+    Changed {
+        /// The file's key.
+        object: Key,
+        /// The URL of its store.
+        lake: String,
+    },
+    /// Stored bytes cannot be decoded.
+    #[error("cannot decode {object} of {lake}")]
+    Decode {
+        /// The file's key.
+        object: Key,
+        /// The URL of its store.
+        lake: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// An object that a manifest relies on is not there.
     #[error(
         "{object} is missing from the lake {lake}, though a manifest names it; restore it from \
@@ -144,11 +166,14 @@ impl Error {
             Self::Lake { source, .. } => source.kind(),
             Self::Local { source, .. } | Self::Tier(source) => source.kind(),
             Self::Format { source, .. } => source.kind(),
-            Self::Write { source, .. } | Self::Staged { source, .. } => ErrorKind::of_io(source),
+            Self::Write { source, .. }
+            | Self::Staged { source, .. }
+            | Self::Decode { source, .. } => ErrorKind::of_io(source),
             // A manifest is there and relies on it, so the lake lost it: nothing to be looked up.
-            Self::Damaged { .. } | Self::Missing { .. } | Self::StagedDamaged { .. } => {
-                ErrorKind::Corrupt
-            }
+            Self::Damaged { .. }
+            | Self::Changed { .. }
+            | Self::Missing { .. }
+            | Self::StagedDamaged { .. } => ErrorKind::Corrupt,
             Self::NoDataset { .. } | Self::NoVersion { .. } => ErrorKind::NotFound,
             Self::BudgetTooSmall { .. } => ErrorKind::Invalid,
             Self::Cancelled { .. } => ErrorKind::Interrupted,

@@ -9,17 +9,22 @@
 //! reserve space, evicting by known future ─ read pieces ─ check length and digest ─ rename
 //! ```
 //!
+//! An object that is stored in another form lands in scratch space first, is decoded from there, and
+//! leaves nothing but its content.
+//!
 //! A download whose digest does not match is read once more, since a byte may flip on the way; if
 //! it does not match again, the lake's object is damaged and the error says so.
 
 use std::{
+    fs::OpenOptions,
+    os::unix::fs::OpenOptionsExt,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
-use forebay_local::{CachedFile, Landing};
+use forebay_local::{CachedFile, Landing, Scratch, ScratchFile};
 use forebay_runtime::Cancelled;
-use forebay_types::ErrorKind;
+use forebay_types::{ErrorKind, Name};
 
 use crate::{Error, Object, Transfer, pieces};
 
@@ -46,6 +51,12 @@ pub(crate) enum Urgency<'a> {
         /// Set when nobody wants it any more.
         stop: &'a AtomicBool,
     },
+}
+
+/// Stored bytes on the node, until they are decoded.
+struct Held {
+    file: ScratchFile,
+    _scratch: Scratch,
 }
 
 impl Urgency<'_> {
@@ -139,7 +150,14 @@ impl Transfer {
     fn download(&self, object: &Object, urgency: Urgency<'_>) -> Result<Option<CachedFile>, Error> {
         for _attempt in 0..2 {
             let Some(mut landing) = self.reserve(object, urgency)? else { return Ok(None) };
-            pieces::stream(self, object, urgency, &mut landing)?;
+            match object.decoder() {
+                None => pieces::stream(self, object, urgency, &mut landing)?,
+                Some(decoder) => {
+                    let Some(stored) = self.hold(object, urgency)? else { return Ok(None) };
+                    let decoded = decoder.decode(&stored.file, &mut landing);
+                    decoded.map_err(|source| self.undecoded(object, source))?;
+                }
+            }
             match landing.finish() {
                 Ok(file) => {
                     self.counters().fetched.fetch_add(1, Ordering::Relaxed);
@@ -152,15 +170,60 @@ impl Transfer {
                 Err(error) => return Err(local("land", object)(error)),
             }
         }
-        Err(Error::Damaged { object: object.key.clone(), lake: self.lake().url().into() })
+        let (key, lake) = (object.key.clone(), object.lake(self).url().into());
+        Err(match object.stored {
+            Some(_) => Error::Changed { object: key, lake },
+            None => Error::Damaged { object: key, lake },
+        })
+    }
+
+    fn undecoded(&self, object: &Object, source: std::io::Error) -> Error {
+        let lake = object.lake(self).url().into();
+        Error::Decode { object: object.key.clone(), lake, source }
+    }
+
+    /// The stored bytes of an object that is to be decoded, on the node until they are.
+    fn hold(&self, object: &Object, urgency: Urgency<'_>) -> Result<Option<Held>, Error> {
+        let (_, bytes) = object.place();
+        let reserve = || {
+            let scratch = self.local().scratch("decode")?;
+            scratch.reserve(bytes)?;
+            Ok(scratch)
+        };
+        let Some(scratch) = self.make_way(object, bytes, urgency, reserve)? else {
+            return Ok(None);
+        };
+        let name = Name::new("stored").expect("a sound name");
+        let path = scratch.path().join(name.as_str());
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(|source| Error::Write { object: object.key.clone(), source })?;
+        pieces::stream(self, object, urgency, &mut file)?;
+        let file = scratch.map(&name).map_err(local("map", object))?;
+        Ok(Some(Held { file, _scratch: scratch }))
     }
 
     /// Space for the object, made by evicting one other object after the other.
     fn reserve(&self, object: &Object, urgency: Urgency<'_>) -> Result<Option<Landing>, Error> {
+        let land = || self.local().land(object.digest, object.bytes);
+        self.make_way(object, object.bytes, urgency, land)
+    }
+
+    /// Reserves `bytes` on behalf of `object`, evicting other objects until `reserve` succeeds.
+    fn make_way<T>(
+        &self,
+        object: &Object,
+        bytes: u64,
+        urgency: Urgency<'_>,
+        reserve: impl Fn() -> Result<T, forebay_local::Error>,
+    ) -> Result<Option<T>, Error> {
         let mut waited = Duration::ZERO;
         loop {
-            let full = match self.local().land(object.digest, object.bytes) {
-                Ok(landing) => return Ok(Some(landing)),
+            let full = match reserve() {
+                Ok(reserved) => return Ok(Some(reserved)),
                 Err(error) if error.kind() == ErrorKind::Full => error,
                 Err(error) => return Err(local("land", object)(error)),
             };
@@ -175,7 +238,7 @@ impl Transfer {
                 forebay_local::Error::DiskFull { .. } => FULL_DISK_PATIENCE,
                 _ => LANDING_PATIENCE,
             };
-            if waited >= patience || !self.may_fit(object)? {
+            if waited >= patience || !self.may_fit(bytes)? {
                 return Err(local("make room for", object)(full));
             }
             urgency
@@ -186,11 +249,11 @@ impl Transfer {
         }
     }
 
-    /// Whether `object` fits once everything else in the cache, or on its way there, is gone.
-    fn may_fit(&self, object: &Object) -> Result<bool, Error> {
+    /// Whether `bytes` fit once everything else in the cache, or on its way there, is gone.
+    fn may_fit(&self, bytes: u64) -> Result<bool, Error> {
         let usage = self.local().usage().map_err(Error::Tier)?;
         let staying_bytes = usage.staged_bytes.saturating_add(usage.scratch_bytes);
-        Ok(object.bytes.saturating_add(staying_bytes) <= usage.budget_bytes)
+        Ok(bytes.saturating_add(staying_bytes) <= usage.budget_bytes)
     }
 }
 

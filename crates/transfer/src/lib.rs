@@ -25,7 +25,7 @@ mod room;
 mod transfer;
 
 pub use error::Error;
-pub use object::Object;
+pub use object::{Decoder, Object, Stored};
 pub use pieces::FETCH_BYTES_MAX;
 pub use prefetch::{Need, Needs, Plan, PrefetchSettings, PrefetchStats, Prefetcher};
 pub use room::Foresight;

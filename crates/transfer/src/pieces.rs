@@ -9,7 +9,6 @@ use std::{
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
 };
 
-use forebay_local::Landing;
 use forebay_types::ErrorKind;
 
 use crate::{Error, Object, Transfer, fetch::Urgency};
@@ -21,14 +20,14 @@ const READERS: u64 = 4;
 /// The memory one fetch holds at most.
 pub const FETCH_BYTES_MAX: u64 = PIECE_BYTES * READERS;
 
-/// Copies the whole object from the lake into `landing`.
+/// Copies all stored bytes of the object from the lake into `landing`.
 pub(crate) fn stream(
     transfer: &Transfer,
     object: &Object,
     urgency: Urgency<'_>,
-    landing: &mut Landing,
+    landing: &mut (dyn Write + Send),
 ) -> Result<(), Error> {
-    let pieces = object.bytes.div_ceil(PIECE_BYTES);
+    let pieces = object.place().1.div_ceil(PIECE_BYTES);
     if pieces <= 1 {
         // One request is the whole object: threads would only cost.
         let mut buffer = Vec::new();
@@ -41,7 +40,7 @@ pub(crate) fn stream(
     transfer.runtime().workers("fetch", readers + 1, |index| {
         let outcome = if index == 0 {
             let mut landing = landing.lock().unwrap_or_else(PoisonError::into_inner);
-            line.write_all(|buffer| write(object, &mut landing, buffer))
+            line.write_all(|buffer| write(object, &mut **landing, buffer))
         } else {
             line.read_all(|piece, buffer| read(transfer, object, urgency, piece, buffer))
         };
@@ -59,20 +58,23 @@ fn read(
     urgency
         .check(transfer)
         .map_err(|source| Error::Cancelled { object: object.key.clone(), source })?;
+    let (start, bytes) = object.place();
     let offset = piece * PIECE_BYTES;
-    buffer.resize((object.bytes - offset).min(PIECE_BYTES) as usize, 0);
-    let lake = transfer.lake();
-    lake.read_range(&object.key, object.purpose, offset, buffer).map_err(|source| {
+    buffer.resize((bytes - offset).min(PIECE_BYTES) as usize, 0);
+    let lake = object.lake(transfer);
+    lake.read_range(&object.key, object.purpose, start + offset, buffer).map_err(|source| {
+        let indexed = object.stored.is_some();
         let (object, lake) = (object.key.clone(), lake.url().to_owned());
         match source.kind() {
             ErrorKind::NotFound => Error::Missing { object, lake },
+            ErrorKind::Corrupt if indexed => Error::Changed { object, lake },
             ErrorKind::Corrupt => Error::Damaged { object, lake },
             _ => Error::Lake { act: "read", object, lake, source: Box::new(source) },
         }
     })
 }
 
-fn write(object: &Object, landing: &mut Landing, buffer: &[u8]) -> Result<(), Error> {
+fn write(object: &Object, landing: &mut dyn Write, buffer: &[u8]) -> Result<(), Error> {
     landing.write_all(buffer).map_err(|source| Error::Write { object: object.key.clone(), source })
 }
 

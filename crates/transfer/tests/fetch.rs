@@ -20,7 +20,7 @@ use proptest::prelude::*;
 fn put(tiers: &TempTiers, name: &str, body: &[u8]) -> Object {
     let (key, digest) = (key(name), Digest::of(body));
     tiers.lake.write(&key, Purpose::Shard, body).unwrap();
-    Object { key, digest, bytes: body.len() as u64, purpose: Purpose::Shard }
+    Object::whole(key, digest, body.len() as u64, Purpose::Shard)
 }
 
 fn noise(bytes: usize, seed: u64) -> Vec<u8> {
