@@ -140,15 +140,8 @@ impl<'a> Members<'a> {
         if header.iter().all(|&byte| byte == 0) {
             return Ok(None);
         }
-        // The checksum counts itself as spaces. Some old writers summed signed bytes.
         let stated = number(&header[CHECKSUM]);
-        let sum = |value: fn(u8) -> i64| {
-            let all: i64 = header.iter().map(|&byte| value(byte)).sum();
-            let own: i64 = header[CHECKSUM].iter().map(|&byte| value(byte)).sum();
-            u64::try_from(all - own + 8 * i64::from(b' ')).ok()
-        };
-        let sums = [sum(i64::from), sum(|byte| i64::from(byte as i8))];
-        if stated.is_none() || !sums.contains(&stated) {
+        if stated != Some(sum(header, u32::from)) && stated != Some(sum(header, signed)) {
             return Err(fault(at, "it is no header: its checksum is wrong"));
         }
         self.at += BLOCK_BYTES;
@@ -233,6 +226,18 @@ const fn sparse(at: usize) -> Fault {
         what: "a member is a sparse file: write the archive without `--sparse`",
         unsupported: true,
     }
+}
+
+/// The checksum of a header, which counts its own field as spaces.
+fn sum(header: &[u8], value: impl Fn(u8) -> u32) -> u64 {
+    let all = |bytes: &[u8]| bytes.iter().fold(0_u32, |sum, &byte| sum.wrapping_add(value(byte)));
+    let spaces = 8 * u32::from(b' ');
+    all(header).wrapping_sub(all(&header[CHECKSUM])).wrapping_add(spaces).into()
+}
+
+/// A byte as some old writers sum it.
+fn signed(byte: u8) -> u32 {
+    i32::from(byte as i8) as u32
 }
 
 /// The bytes before the first zero.
