@@ -17,9 +17,23 @@
 //! Everything here works on memory and trusts none of it: hostile bytes give [`Error`], never a
 //! panic, an endless loop or an allocation larger than the content.
 
+mod absent;
+mod array;
+mod arrow;
+mod bytes;
+mod columns;
 mod dialect;
 mod error;
+mod litdata;
+mod mds;
+mod parquet;
+mod samples;
+mod unpack;
 
+pub use arrow::Arrow;
 pub use dialect::{Cut, Dialect, Rows, Survey};
 pub use error::Error;
 pub use forebay_types::Form;
+pub use litdata::LitData;
+pub use mds::Mds;
+pub use parquet::Parquet;
