@@ -19,7 +19,7 @@ use crate::{
     array::{Array, settle},
     bytes::u32_at,
     samples::Samples,
-    unpack::unpack,
+    unpack::{form_of, unpack},
 };
 
 const FORMAT: &str = "litdata";
@@ -40,7 +40,6 @@ struct Settings {
     fields: Vec<Leaf>,
     /// Whether a sample is one vector without sizes in front.
     tokens: bool,
-    zstd: bool,
 }
 
 /// A field, and the serializer that wrote it.
@@ -118,8 +117,7 @@ impl LitData {
             .zip(formats)
             .map(|(name, serializer)| Leaf { name, serializer })
             .collect();
-        let zstd = config.compression.is_some();
-        let settings = Settings { fields, tokens, zstd };
+        let settings = Settings { fields, tokens };
         settings.columns(INDEX)?;
         Ok(Self { settings })
     }
@@ -279,12 +277,18 @@ impl Dialect for LitData {
     }
 
     fn survey(&self, stored: &[u8], object: &str, _extent_bytes: u64) -> Result<Survey, Error> {
-        let (form, content) = if self.settings.zstd {
-            let mut content = Vec::new();
-            unpack(stored, &Form::Zstd, FORMAT, object, &mut content)?;
-            (Form::Zstd, Cow::Owned(content))
+        // A raw chunk cannot start like a compressed one: it would have four thousand million
+        // samples. So a dataset may hold both, as LitData lets it.
+        let form = match form_of(stored) {
+            Form::Zstd => Form::Zstd,
+            _ => Form::Plain,
+        };
+        let content = if form == Form::Plain {
+            Cow::Borrowed(stored)
         } else {
-            (Form::Plain, Cow::Borrowed(stored))
+            let mut content = Vec::new();
+            unpack(stored, &form, FORMAT, object, &mut content)?;
+            Cow::Owned(content)
         };
         let rows = LitDataRows::read(&content, &self.settings, object)?;
         let schema = rows.schema(&content)?;
@@ -455,14 +459,25 @@ impl Rows for LitDataRows {
 }
 
 /// Reads an array's front: type, dimensions and shape, u32 each.
+///
+/// Newer releases write a tensor's front big-endian, older ones little-endian, and nothing says
+/// which. Only one order gives a known type and a shape that fills the value, save for a number of
+/// type 0, which is the same in both.
 fn read_array(value: &[u8], torch: bool) -> Option<Array> {
-    let code = u32_at(value, 0)?;
+    let little = || read_front(value, torch, u32::from_le);
+    if torch { little().or_else(|| read_front(value, torch, u32::from_be)) } else { little() }
+}
+
+/// `order` brings a number as it lies in memory into the machine's order.
+fn read_front(value: &[u8], torch: bool, order: fn(u32) -> u32) -> Option<Array> {
+    let number = |at| u32_at(value, at).map(|number| order(number.to_le()));
+    let code = number(0)?;
     let dtype = if torch { torch_type(code) } else { numpy_type(code) }?;
-    let dimensions = u32_at(value, 4)? as usize;
+    let dimensions = number(4)? as usize;
     let start = 8_usize.checked_add(dimensions.checked_mul(4)?)?;
     // Before anything is allocated for them, the sizes must be there.
     value.get(..start)?;
-    let shape = (0..dimensions).map(|index| u32_at(value, 8 + 4 * index)).collect::<Option<_>>()?;
+    let shape = (0..dimensions).map(|index| number(8 + 4 * index)).collect::<Option<_>>()?;
     Array { dtype, shape, start }.fits(value.len())
 }
 

@@ -22,7 +22,7 @@ const FILES: [(&str, &str); 13] = [
     ("mds", "mds_zstd/shard.00001.mds.zstd"),
     ("mds", "mds_gzip/shard.00001.mds.gz"),
     ("litdata", "litdata/chunk-0-0.bin"),
-    ("litdata", "litdata_zstd/chunk-0-0.bin"),
+    ("litdata", "litdata_zstd/chunk-0-0.zstd.bin"),
     ("litdata", "litdata_tokens/chunk-0-1.bin"),
 ];
 
