@@ -280,7 +280,7 @@ fn read_entry(parts: &[u8], entry: &[u8], rows: u32, kind: &FieldKind) -> Option
     }
     let place = |at: u64, bytes: u64| {
         let end = at.checked_add(bytes).filter(|end| *end <= parts.len() as u64)?;
-        let aligned = at % ALIGNMENT_BYTES == 0 && at >= HEAD_BYTES as u64;
+        let aligned = at.is_multiple_of(ALIGNMENT_BYTES) && at >= HEAD_BYTES as u64;
         aligned.then_some(at as usize..end as usize)
     };
     let (values_at, values_bytes) = (u64_at(entry, 8)?, u64_at(entry, 16)?);
@@ -351,7 +351,7 @@ impl Rows for ColumnsRows {
             .locate(content, row as usize)
             .and_then(|place| content.get(place))
             .ok_or_else(|| broken("lies outside of its place"))?;
-        if value.len() % column.kind.item_bytes() != 0 {
+        if !value.len().is_multiple_of(column.kind.item_bytes()) {
             return Err(broken("is no whole number of elements"));
         }
         if column.kind == FieldKind::Text && std::str::from_utf8(value).is_err() {

@@ -107,6 +107,6 @@ pub trait Rows: Send + Sync + fmt::Debug {
     /// The part of the content that finding the rows relied on: checked when the extent is
     /// opened. By default all of it.
     fn framing(&self, content: &[u8]) -> Vec<Range<usize>> {
-        vec![0..content.len()]
+        std::iter::once(0..content.len()).collect()
     }
 }

@@ -6,8 +6,11 @@
 //! `TokensLoader`) a sample is the values alone: one vector of whatever length was written; how
 //! long a training row is, is no business of the file.
 //!
-//! A whole chunk is one extent, decompressed as a whole when it lies as zstd. Names of fields are
+//! A whole chunk is one extent, decompressed as a whole when it lies as zstd, be it one stream or
+//! [batches](batches). Names of fields are
 //! the keys that lead to them (`image`, `meta.id`, `0`).
+
+mod batches;
 
 use std::{borrow::Cow, ops::Range};
 
@@ -23,6 +26,8 @@ use crate::{
 };
 
 const FORMAT: &str = "litdata";
+/// The form of a chunk that is compressed in batches.
+const BATCHES: &str = "batches";
 const INDEX: &str = "index.json";
 /// The most levels that a sample's structure may have.
 const LEVELS_MAX: usize = 64;
@@ -65,7 +70,7 @@ struct Chunk {
 struct Config {
     compression: Option<String>,
     #[serde(default)]
-    compression_level: Option<serde_json::Value>,
+    compression_level: Option<String>,
     #[serde(default)]
     ipc_compression: Option<serde_json::Value>,
     data_format: Option<Vec<String>>,
@@ -130,9 +135,11 @@ impl Config {
         };
         let what = if !is_null(&self.encryption) {
             "its chunks are encrypted. Write the dataset without encryption".to_owned()
-        } else if !is_null(&self.compression_level) || !is_null(&self.ipc_compression) {
-            "its samples are compressed one by one or in batches. Write the dataset raw, or \
-             compress whole chunks"
+        } else if self.compression_level.as_deref().is_some_and(|level| level == "sample")
+            || !is_null(&self.ipc_compression)
+        {
+            "its samples are compressed one by one. Write the dataset raw, or compress chunks or \
+             batches"
                 .to_owned()
         } else if self.format.as_deref().is_some_and(|format| format != FORMAT) {
             format!("its files are of format `{}`", self.format.as_deref().unwrap_or_default())
@@ -277,9 +284,10 @@ impl Dialect for LitData {
     }
 
     fn survey(&self, stored: &[u8], object: &str, _extent_bytes: u64) -> Result<Survey, Error> {
-        // A raw chunk cannot start like a compressed one: it would have four thousand million
-        // samples. So a dataset may hold both, as LitData lets it.
+        // A raw chunk cannot start like a compressed one: its offsets would not be in order. So a
+        // dataset may hold all of them, as LitData lets it.
         let form = match form_of(stored) {
+            _ if batches::is_batched(stored) => Form::Dialect(BATCHES.into()),
             Form::Zstd => Form::Zstd,
             _ => Form::Plain,
         };
@@ -287,7 +295,7 @@ impl Dialect for LitData {
             Cow::Borrowed(stored)
         } else {
             let mut content = Vec::new();
-            unpack(stored, &form, FORMAT, object, &mut content)?;
+            decompress(stored, &form, object, &mut content)?;
             Cow::Owned(content)
         };
         let rows = LitDataRows::read(&content, &self.settings, object)?;
@@ -306,7 +314,7 @@ impl Dialect for LitData {
         object: &str,
         content: &mut dyn std::io::Write,
     ) -> Result<(), Error> {
-        unpack(stored, form, FORMAT, object, content)
+        decompress(stored, form, object, content)
     }
 
     fn open(
@@ -331,6 +339,21 @@ impl Dialect for LitData {
         }
         Ok(Box::new(rows))
     }
+}
+
+fn decompress(
+    stored: &[u8],
+    form: &Form,
+    object: &str,
+    content: &mut dyn std::io::Write,
+) -> Result<(), Error> {
+    if *form != Form::Dialect(BATCHES.into()) {
+        return unpack(stored, form, FORMAT, object, content);
+    }
+    batches::unpack(stored, content).map_err(|failure| match failure {
+        batches::Failure::Damaged(what) => damaged(object, what),
+        batches::Failure::Write(source) => Error::Write { object: object.into(), source },
+    })
 }
 
 #[derive(Clone, Debug)]
@@ -434,7 +457,7 @@ impl Rows for LitDataRows {
                     FieldKind::Text => std::str::from_utf8(value).is_ok(),
                     kind => match kind.fixed_bytes() {
                         Some(bytes) => value.len() == bytes,
-                        None => value.len() % kind.item_bytes() == 0,
+                        None => value.len().is_multiple_of(kind.item_bytes()),
                     },
                 };
                 if sound { Ok(Cow::Borrowed(value)) } else { Err(wrong("is not of its type")) }

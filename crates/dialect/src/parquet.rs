@@ -23,7 +23,7 @@ use ::parquet::{
 use forebay_types::{Field, FieldKind, Form, Schema};
 
 use self::{
-    group::{column_place, from_base64, place},
+    group::{from_base64, place},
     leaves::{Source, Value, sources},
     values::{Row, each_row},
 };
@@ -228,12 +228,9 @@ impl<'a> Decoding<'a> {
         }
         let group = metadata.row_group(0);
         let start = place(group)
-            .filter(|place| place.end - place.start.min(place.end) == stored.len() as u64)
+            .filter(|place| place.end.checked_sub(place.start) == Some(stored.len() as u64))
             .map(|place| place.start)
             .ok_or_else(|| damaged(object, "its bytes are not those of its row group"))?;
-        if group.columns().iter().any(|column| column_place(column).is_none()) {
-            return Err(damaged(object, "a column lies nowhere"));
-        }
         let fields =
             sources.into_iter().zip(schema.fields.iter().map(|field| &field.kind)).collect();
         Ok(Self { group, stored: (stored, start), fields, object })

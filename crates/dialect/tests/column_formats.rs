@@ -2,6 +2,8 @@
 //!
 //! `fixtures/make_column_formats.py` makes the files and says what went in.
 
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
 use std::{fs, path::PathBuf};
 
 use forebay_dialect::{Arrow, Cut, Dialect, Error, Form, LitData, Mds, Parquet, Survey};

@@ -1,5 +1,7 @@
 //! Hostile bytes in the column formats: an error or some value, never a panic or a hang.
 
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
 use std::{fs, path::PathBuf};
 
 use forebay_dialect::{Arrow, Cut, Dialect, Form, LitData, Mds, Parquet, Survey};
@@ -10,7 +12,7 @@ fn stored(path: &str) -> Vec<u8> {
     fs::read(folder.join(path)).unwrap()
 }
 
-const FILES: [(&str, &str); 13] = [
+const FILES: [(&str, &str); 14] = [
     ("arrow", "arrow/stream.arrow"),
     ("arrow", "arrow/file.arrow"),
     ("arrow", "hugging_face/data-00000-of-00002.arrow"),
@@ -23,6 +25,7 @@ const FILES: [(&str, &str); 13] = [
     ("mds", "mds_gzip/shard.00001.mds.gz"),
     ("litdata", "litdata/chunk-0-0.bin"),
     ("litdata", "litdata_zstd/chunk-0-0.zstd.bin"),
+    ("litdata", "litdata_batches/chunk-0-0.bin"),
     ("litdata", "litdata_tokens/chunk-0-1.bin"),
 ];
 

@@ -29,7 +29,9 @@ pub(crate) fn column_place(column: &ColumnChunkMetaData) -> Option<Range<u64>> {
 
 /// Where the bytes of all columns lie.
 pub(crate) fn place(group: &RowGroupMetaData) -> Option<Range<u64>> {
-    group.columns().iter().map(column_place).try_fold(u64::MAX..0, |place, column| {
+    let mut columns = group.columns().iter().map(column_place);
+    let first = columns.next()??;
+    columns.try_fold(first, |place, column| {
         let column = column?;
         Some(place.start.min(column.start)..place.end.max(column.end))
     })
