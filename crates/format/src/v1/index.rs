@@ -157,7 +157,9 @@ impl IndexSplit {
             });
             if starts(page) != at || !sound {
                 let digest = page.digest;
-                return Err(format!("page {digest} of split {split} begins or ends where none can"));
+                return Err(format!(
+                    "page {digest} of split {split} begins or ends where none can"
+                ));
             }
             at = end;
         }
