@@ -49,6 +49,14 @@ pub trait Dialect: Send + Sync + fmt::Debug {
     /// When the file is damaged or holds what cannot be fed.
     fn survey(&self, stored: &[u8], object: &str, extent_bytes: u64) -> Result<Survey, Error>;
 
+    /// The schema of a dataset of which one file was found to have schema `a` and another `b`;
+    /// `None` when they cannot be one. Each file is then opened under it, so a format that can
+    /// give a value in more than one kind says so here; by default, what [`merge`](crate::merge)
+    /// says. A dataset's schemas are merged in the order of its files.
+    fn merge(&self, a: &Schema, b: &Schema) -> Option<Schema> {
+        crate::merge(a, b)
+    }
+
     /// Makes the content of an extent whose form is not [`Form::Plain`] and appends it to
     /// `content`. The same stored bytes give the same content in every build: its digest is kept.
     ///
@@ -107,6 +115,6 @@ pub trait Rows: Send + Sync + fmt::Debug {
     /// The part of the content that finding the rows relied on: checked when the extent is
     /// opened. By default all of it.
     fn framing(&self, content: &[u8]) -> Vec<Range<usize>> {
-        vec![0..content.len()]
+        std::iter::once(0..content.len()).collect()
     }
 }

@@ -26,15 +26,24 @@ pub enum Error {
         /// What is not read, and what to do instead.
         what: String,
     },
+    /// Decoded content could not be written.
+    #[error("could not write the content of {object}")]
+    Write {
+        /// The file, and where in it.
+        object: String,
+        /// Why.
+        source: std::io::Error,
+    },
 }
 
 impl Error {
     /// What the caller should do.
     #[must_use]
-    pub const fn kind(&self) -> ErrorKind {
+    pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Damaged { .. } => ErrorKind::Corrupt,
             Self::Unsupported { .. } => ErrorKind::Invalid,
+            Self::Write { source, .. } => ErrorKind::of_io(source),
         }
     }
 }

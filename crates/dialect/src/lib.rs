@@ -17,9 +17,20 @@
 //! Everything here works on memory and trusts none of it: hostile bytes give [`Error`], never a
 //! panic, an endless loop or an allocation larger than the content.
 
+mod compression;
+mod cutter;
 mod dialect;
 mod error;
+mod jsonl;
+mod merge;
+mod path;
+mod tfrecord;
+mod webdataset;
 
 pub use dialect::{Cut, Dialect, Rows, Survey};
 pub use error::Error;
 pub use forebay_types::Form;
+pub use jsonl::Jsonl;
+pub use merge::{FIELDS_MAX, merge};
+pub use tfrecord::Tfrecord;
+pub use webdataset::Webdataset;
