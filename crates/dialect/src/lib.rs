@@ -17,20 +17,34 @@
 //! Everything here works on memory and trusts none of it: hostile bytes give [`Error`], never a
 //! panic, an endless loop or an allocation larger than the content.
 
+mod absent;
+mod array;
+mod arrow;
+mod bytes;
+mod columns;
 mod compression;
 mod cutter;
 mod dialect;
 mod error;
 mod jsonl;
+mod litdata;
+mod mds;
 mod merge;
+mod parquet;
 mod path;
+mod samples;
 mod tfrecord;
+mod unpack;
 mod webdataset;
 
+pub use arrow::Arrow;
 pub use dialect::{Cut, Dialect, Rows, Survey};
 pub use error::Error;
 pub use forebay_types::Form;
 pub use jsonl::Jsonl;
+pub use litdata::LitData;
+pub use mds::Mds;
 pub use merge::{FIELDS_MAX, merge};
+pub use parquet::Parquet;
 pub use tfrecord::Tfrecord;
 pub use webdataset::Webdataset;
