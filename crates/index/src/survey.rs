@@ -265,7 +265,7 @@ impl Proof {
             let (now, later) = bytes.split_at(bytes.len().min(room as usize));
             self.block = crc32c::crc32c_append(self.block, now);
             self.digest.update(now);
-            if self.digest.len_bytes() % BLOCK_BYTES == 0 {
+            if self.digest.len_bytes().is_multiple_of(BLOCK_BYTES) {
                 self.blocks.push(std::mem::take(&mut self.block));
             }
             bytes = later;
@@ -274,7 +274,7 @@ impl Proof {
 
     fn finish(mut self) -> (Digest, u64, Vec<u32>) {
         let bytes = self.digest.len_bytes();
-        if bytes % BLOCK_BYTES != 0 {
+        if !bytes.is_multiple_of(BLOCK_BYTES) {
             self.blocks.push(self.block);
         }
         (self.digest.finish(), bytes, self.blocks)
@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn proofs_do_not_depend_on_how_content_comes() {
-        let content: Vec<u8> = (0..2 * BLOCK_BYTES + 77).map(|n| (n * n >> 7) as u8).collect();
+        let content: Vec<u8> = (0..2 * BLOCK_BYTES + 77).map(|n| ((n * n) >> 7) as u8).collect();
         let blocks: Vec<u32> = content.chunks(BLOCK_BYTES as usize).map(crc32c::crc32c).collect();
         for pieces in [1000, 4096, BLOCK_BYTES as usize, content.len()] {
             let mut proof = Proof::default();
