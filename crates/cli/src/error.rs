@@ -73,5 +73,6 @@ from_engine!(
     forebay::archive::Error,
     forebay::checkpoint::Error,
     forebay::LakeError,
+    forebay::IndexError,
     forebay::Cancelled
 );

@@ -43,6 +43,7 @@ pub struct Common {
 pub enum Verb {
     Day(Day),
     Prepare(Prepare),
+    Index(Index),
     Train(Train),
     #[command(subcommand)]
     Checkpoint(Checkpoint),
@@ -103,6 +104,43 @@ pub struct Prepare {
     /// Threads that work at once; the result does not depend on it
     #[arg(long, value_name = "N")]
     pub workers: Option<usize>,
+}
+
+/// Make a dataset that lies elsewhere a version in the lake, without copying it
+///
+/// Looks through the files once, wherever they lie, and publishes where every row is and what its
+/// bytes must be. Reads WebDataset, Parquet, Arrow, JSON lines, TFRecord, MDS and LitData. Stopped
+/// and started again, it goes on where it stood; files that did not change are not read again.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  forebay index /data/laion --name laion --split names --store /tmp/lake --local /tmp/nvme"
+)]
+pub struct Index {
+    /// The store the files lie in: a directory or a URL, which is only read [default: the lake]
+    #[arg(value_name = "SOURCE")]
+    pub source: Option<String>,
+    /// The dataset's name
+    #[arg(long, value_name = "NAME")]
+    pub name: Name,
+    /// A folder or file of the store to look through; may be repeated [default: all of it]
+    #[arg(long = "path", value_name = "PATH")]
+    pub paths: Vec<String>,
+    /// The files' format [default: as their names say]
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Which files are held out: `names` to go by the words in their paths (train, validation,
+    /// test, …), or any number of train=PREFIX and validation=PREFIX [default: train on all]
+    #[arg(long = "split", value_name = "RULE")]
+    pub splits: Vec<String>,
+    /// The length of the byte ranges that are brought to a node at once
+    #[arg(long, value_name = "BYTES")]
+    pub extent_bytes: Option<u64>,
+    /// Files looked through at once; the result does not depend on it
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+    /// Look through every file, also those whose length and time did not change
+    #[arg(long)]
+    pub fresh: bool,
 }
 
 /// Train the reference model, or go on with a run from its newest committed checkpoint

@@ -51,6 +51,7 @@ fn dispatch(context: &Context<'_>, verb: Verb) -> Result<(), CommandError> {
     match verb {
         Verb::Day(flags) => commands::day::run(context, flags),
         Verb::Prepare(flags) => commands::prepare::run(context, flags),
+        Verb::Index(flags) => commands::index::run(context, flags),
         Verb::Train(flags) => commands::train::run(context, flags),
         Verb::Checkpoint(Checkpoint::List(flags)) => commands::checkpoint::list(context, &flags),
         Verb::Checkpoint(Checkpoint::Verify(flags)) => {

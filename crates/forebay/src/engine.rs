@@ -12,6 +12,7 @@ use forebay_format::v1::{
     journal::{Entry, Traffic},
     run::{DatasetReference, RunRecord},
 };
+use forebay_index::{Index, Indexed};
 use forebay_lake::Lake;
 use forebay_local::LocalTier;
 use forebay_prepare::{Prepare, Prepared, Progress};
@@ -19,7 +20,7 @@ use forebay_runtime::Runtime;
 use forebay_transfer::Transfer;
 use forebay_types::{Digest, Name, Split, Version};
 
-use crate::{Error, Settings, run};
+use crate::{Error, IndexSettings, Settings, run, settings};
 
 /// A lake and a node's local tier, opened.
 ///
@@ -91,6 +92,32 @@ impl Engine {
             progress,
         };
         Ok(prepare.run()?)
+    }
+
+    /// Looks through a dataset where it lies and publishes its index as a version, or finds the
+    /// equal one that is there. Nothing of the dataset is copied or written.
+    ///
+    /// # Errors
+    /// See [`forebay_index::Error`].
+    pub fn index(
+        &self,
+        settings: &IndexSettings,
+        progress: &dyn forebay_index::Progress,
+    ) -> Result<Indexed, Error> {
+        let index = Index {
+            lake: self.lake(),
+            local: self.transfer.local(),
+            runtime: &self.runtime,
+            source: &settings.source,
+            dataset: &settings.dataset,
+            splits: &settings.splits,
+            dialect: &settings.format,
+            extent_bytes: settings.extent_bytes,
+            workers: settings::workers(settings.workers),
+            fresh: settings.fresh,
+            progress,
+        };
+        Ok(index.run()?)
     }
 
     /// The manifest of a dataset version, the newest if none is named, with its digest.

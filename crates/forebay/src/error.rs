@@ -21,6 +21,9 @@ pub enum Error {
     /// Preparing a dataset failed.
     #[error(transparent)]
     Prepare(#[from] forebay_prepare::Error),
+    /// Indexing a dataset where it lies failed.
+    #[error(transparent)]
+    Index(#[from] forebay_index::Error),
     /// Feeding batches failed.
     #[error(transparent)]
     Feed(#[from] forebay_feed::Error),
@@ -94,6 +97,7 @@ impl Error {
             Self::Local(error) => error.kind(),
             Self::Transfer(error) => error.kind(),
             Self::Prepare(error) => error.kind(),
+            Self::Index(error) => error.kind(),
             Self::Feed(error) => error.kind(),
             Self::Checkpoint(error) => error.kind(),
             Self::Journal(error) => error.kind(),

@@ -35,7 +35,7 @@ pub use engine::{Engine, run_record};
 pub use error::Error;
 pub use evening::clear;
 pub use run::{Observer, Run, StepMetrics, Trainer};
-pub use settings::{ArchiveSettings, EvaluateSettings, PrepareSettings, Settings};
+pub use settings::{ArchiveSettings, EvaluateSettings, IndexSettings, PrepareSettings, Settings};
 
 pub use forebay_archive as archive;
 pub use forebay_checkpoint as checkpoint;
@@ -49,6 +49,10 @@ pub use forebay_format::v1::{
     evaluation::{EvaluationRecord, Gate},
     journal::{self, Event},
     run::RunRecord,
+};
+pub use forebay_index::{
+    Choice as FormatChoice, Error as IndexError, FORMATS, Indexed, Progress as IndexProgress,
+    Source, SplitRule,
 };
 pub use forebay_lake::{Error as LakeError, Lake};
 pub use forebay_prepare::{Prepared, Progress, Recipe, Stage};

@@ -11,6 +11,7 @@ use std::{
 use forebay_checkpoint::CheckpointSettings;
 use forebay_feed::FeedSettings;
 use forebay_format::v1::evaluation::Gate;
+use forebay_index::{Choice as FormatChoice, EXTENT_BYTES_DEFAULT, Source, SplitRule};
 use forebay_prepare::Recipe;
 use forebay_types::Name;
 use serde::{Deserialize, Serialize};
@@ -65,6 +66,26 @@ pub struct PrepareSettings {
     pub recipe: Recipe,
 }
 
+/// What to index, from where: a dataset that stays where it lies.
+#[derive(Clone, Debug)]
+pub struct IndexSettings {
+    /// Where its files lie.
+    pub source: Source,
+    /// The dataset's name.
+    pub dataset: Name,
+    /// What its files are.
+    pub format: FormatChoice,
+    /// Which of them are held out.
+    pub splits: SplitRule,
+    /// How long the byte ranges should be that are brought to a node at once.
+    pub extent_bytes: u64,
+    /// Files that are looked through at once; 0: one for each core. The result does not depend
+    /// on it.
+    pub workers: usize,
+    /// Look through every file, also where it is known what it holds.
+    pub fresh: bool,
+}
+
 /// How a checkpoint is scored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -117,6 +138,22 @@ impl Default for PrepareSettings {
     }
 }
 
+impl IndexSettings {
+    /// Settings for the dataset `dataset`, whose files lie at `source`.
+    #[must_use]
+    pub fn new(dataset: Name, source: Source) -> Self {
+        Self {
+            source,
+            dataset,
+            format: FormatChoice::Detect,
+            splits: SplitRule::Train,
+            extent_bytes: EXTENT_BYTES_DEFAULT,
+            workers: 0,
+            fresh: false,
+        }
+    }
+}
+
 impl Default for EvaluateSettings {
     fn default() -> Self {
         Self { batch_size: 32 }
@@ -126,6 +163,14 @@ impl Default for EvaluateSettings {
 impl Default for ArchiveSettings {
     fn default() -> Self {
         Self { model: name("day") }
+    }
+}
+
+/// One thread for each core where none are asked for.
+pub(crate) fn workers(asked_for: usize) -> usize {
+    match asked_for {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        workers => workers,
     }
 }
 
@@ -176,10 +221,7 @@ impl Settings {
     /// Threads for preparation.
     #[must_use]
     pub fn workers(&self) -> usize {
-        match self.prepare.workers {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            workers => workers,
-        }
+        workers(self.prepare.workers)
     }
 
     /// What shapes a run's result: all but where things lie and how many threads work.

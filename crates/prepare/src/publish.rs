@@ -15,7 +15,10 @@ use forebay_format::{
 };
 use forebay_lake::{Commit, Lake, Purpose};
 use forebay_runtime::crash_point;
-use forebay_transfer::dataset::{newest_version, open_dataset};
+use forebay_transfer::{
+    dataset::newest_version,
+    index::{AnyManifest, open_any},
+};
 use forebay_types::{Digest, DigestWriter, Name, Version};
 
 use crate::{
@@ -36,25 +39,38 @@ pub(crate) struct Published {
     pub(crate) reused: bool,
 }
 
-/// The newest version of a dataset, if there is one.
+/// The newest version of a dataset, if there is one and it was prepared.
 pub(crate) fn newest(lake: &Lake, name: &Name) -> Result<Option<(DatasetManifest, Digest)>, Error> {
     match newest_version(lake, name)? {
-        Some(version) => Ok(Some(open_dataset(lake, name, Some(version))?)),
+        Some(version) => prepared(lake, name, version),
         None => Ok(None),
+    }
+}
+
+/// A version, unless it is an index of files that lie elsewhere: those share the numbers.
+fn prepared(
+    lake: &Lake,
+    name: &Name,
+    version: Version,
+) -> Result<Option<(DatasetManifest, Digest)>, Error> {
+    match open_any(lake, name, Some(version))? {
+        (AnyManifest::Prepared(manifest), digest) => Ok(Some((*manifest, digest))),
+        (AnyManifest::Indexed(_), _) => Ok(None),
     }
 }
 
 /// Publishes `manifest` under the next free number, which it fills in with its parent's.
 pub(crate) fn publish(lake: &Lake, mut manifest: DatasetManifest) -> Result<Published, Error> {
     for _ in 0..ATTEMPTS_MAX {
-        let parent = newest(lake, &manifest.name)?;
-        if let Some((found, digest)) = &parent
+        let parent = newest_version(lake, &manifest.name)?;
+        if let Some(version) = parent
+            && let Some((found, digest)) = prepared(lake, &manifest.name, version)?
             && found.identity == manifest.identity
         {
-            return Ok(Published { manifest: found.clone(), digest: *digest, reused: true });
+            return Ok(Published { manifest: found, digest, reused: true });
         }
-        manifest.parent = parent.map(|(found, _)| found.version);
-        manifest.version = manifest.parent.map_or(Version::FIRST, Version::next);
+        manifest.parent = parent;
+        manifest.version = parent.map_or(Version::FIRST, Version::next);
         let (bytes, digest) = record::encode(&manifest)?;
         crash_point("prepare.before_manifest");
         let key = manifest_key(&manifest.name, manifest.version);

@@ -5,10 +5,7 @@
 //! gap is halved. The manifest names pages of shards; [`Shards`] reads a page when a shard on it
 //! is first asked for, verifies it, and keeps at most [`PAGES_MAX`] of them.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use forebay_format::{
     record,
@@ -20,11 +17,8 @@ use forebay_format::{
 use forebay_lake::{Lake, Purpose};
 use forebay_types::{Digest, Key, Name, Version};
 
-use crate::{Error, Object};
-
-/// Pages kept in memory: shards of a window are neighbours in no page, so the shards in use may
-/// lie on as many pages as there are of them; 64 pages hold 16 384 shards.
-pub const PAGES_MAX: usize = 64;
+pub use crate::pages::PAGES_MAX;
+use crate::{Error, Object, pages::Pages};
 
 /// The manifest of `version` of dataset `name` (the newest, if `None`) and its digest.
 ///
@@ -36,17 +30,26 @@ pub fn open_dataset(
     name: &Name,
     version: Option<Version>,
 ) -> Result<(DatasetManifest, Digest), Error> {
-    let version = match version {
-        Some(version) => version,
-        None => newest_version(lake, name)?
-            .ok_or_else(|| Error::NoDataset { name: name.clone(), lake: lake.url().into() })?,
-    };
+    let version = existing_version(lake, name, version)?;
     let key = manifest_key(name, version);
     let Some(bytes) = read_record(lake, &key)? else {
         let (name, lake) = (name.clone(), lake.url().into());
         return Err(Error::NoVersion { name, version, lake });
     };
     decode::<DatasetManifest>(lake, &key, &bytes)
+}
+
+/// `version`, or the newest of dataset `name`.
+pub(crate) fn existing_version(
+    lake: &Lake,
+    name: &Name,
+    version: Option<Version>,
+) -> Result<Version, Error> {
+    match version {
+        Some(version) => Ok(version),
+        None => newest_version(lake, name)?
+            .ok_or_else(|| Error::NoDataset { name: name.clone(), lake: lake.url().into() }),
+    }
 }
 
 /// The newest published version of dataset `name`, if there is one.
@@ -80,27 +83,19 @@ pub fn newest_version(lake: &Lake, name: &Name) -> Result<Option<Version>, Error
 pub struct Shards {
     lake: Lake,
     split: Arc<SplitEntry>,
-    pages: Arc<Mutex<Pages>>,
-}
-
-/// The pages in memory; the one used longest ago goes first.
-#[derive(Default)]
-struct Pages {
-    pages: HashMap<u32, Page>,
-    clock: u64,
+    pages: Pages<Page>,
 }
 
 struct Page {
     shards: Vec<Arc<ShardEntry>>,
     numbers: HashMap<Digest, u32>,
-    used: u64,
 }
 
 impl Shards {
     /// The shards of `split`, read from `lake` as they are asked for.
     #[must_use]
     pub fn new(lake: &Lake, split: &SplitEntry) -> Self {
-        Self { lake: lake.clone(), split: Arc::new(split.clone()), pages: Arc::default() }
+        Self { lake: lake.clone(), split: Arc::new(split.clone()), pages: Pages::default() }
     }
 
     /// The split they belong to.
@@ -119,25 +114,14 @@ impl Shards {
     pub fn get(&self, number: u32) -> Result<Arc<ShardEntry>, Error> {
         assert!(number < self.split.shards, "the split has {} shards", self.split.shards);
         let (page, index) = (number / SHARDS_PER_PAGE, (number % SHARDS_PER_PAGE) as usize);
-        if let Some(page) = self.lock().touch(page) {
-            return Ok(page.shards[index].clone());
-        }
-        // Not held while reading: others need their own pages meanwhile. Two threads may read the
-        // same page; it is the same page.
-        let loaded = self.load(page)?;
-        let entry = loaded.shards[index].clone();
-        self.lock().keep(page, loaded);
-        Ok(entry)
+        let page = self.pages.get(page as usize, || self.load(page))?;
+        Ok(page.shards[index].clone())
     }
 
     /// The number of the shard with this digest, if it lies on a page in memory.
     #[must_use]
     pub fn number_of(&self, digest: Digest) -> Option<u32> {
-        self.lock().pages.values().find_map(|page| page.numbers.get(&digest).copied())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Pages> {
-        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pages.find(|page| page.numbers.get(&digest).copied())
     }
 
     fn load(&self, number: u32) -> Result<Page, Error> {
@@ -153,7 +137,7 @@ impl Shards {
         self.check(number, &page).map_err(|what| damaged(&self.lake, &key, what))?;
         let first = number * SHARDS_PER_PAGE;
         let numbers = (first..).zip(&page.shards).map(|(n, shard)| (shard.digest, n)).collect();
-        Ok(Page { shards: page.shards.into_iter().map(Arc::new).collect(), numbers, used: 0 })
+        Ok(Page { shards: page.shards.into_iter().map(Arc::new).collect(), numbers })
     }
 
     /// The place of a row is arithmetic, so a page must list what the split's numbers say.
@@ -172,25 +156,6 @@ impl Shards {
             let found = (shard.rows, shard.batches.len());
             Err(format!("shard {number} has {found:?} rows and batches, not {rows}, {batches}"))
         })
-    }
-}
-
-impl Pages {
-    fn touch(&mut self, number: u32) -> Option<&Page> {
-        self.clock += 1;
-        let page = self.pages.get_mut(&number)?;
-        page.used = self.clock;
-        Some(page)
-    }
-
-    fn keep(&mut self, number: u32, page: Page) {
-        if self.pages.len() >= PAGES_MAX {
-            let oldest = self.pages.iter().min_by_key(|(_, page)| page.used);
-            let oldest = oldest.map(|(&number, _)| number);
-            oldest.and_then(|number| self.pages.remove(&number));
-        }
-        self.pages.insert(number, page);
-        self.touch(number);
     }
 }
 
@@ -215,16 +180,20 @@ pub fn origin_object(origin: ObjectEntry) -> Object {
     Object::whole(origin_key(digest), digest, bytes, Purpose::Shard)
 }
 
-fn read_record(lake: &Lake, key: &Key) -> Result<Option<Vec<u8>>, Error> {
+pub(crate) fn read_record(lake: &Lake, key: &Key) -> Result<Option<Vec<u8>>, Error> {
     lake.read(key, Purpose::Manifest, record::LEN_BYTES_MAX).map_err(in_lake(lake, "read", key))
 }
 
-fn decode<R: record::Record>(lake: &Lake, key: &Key, bytes: &[u8]) -> Result<(R, Digest), Error> {
+pub(crate) fn decode<R: record::Record>(
+    lake: &Lake,
+    key: &Key,
+    bytes: &[u8],
+) -> Result<(R, Digest), Error> {
     record::decode(bytes, key.as_str())
         .map_err(|source| Error::Format { lake: lake.url().into(), source })
 }
 
-fn damaged(lake: &Lake, key: &Key, what: String) -> Error {
+pub(crate) fn damaged(lake: &Lake, key: &Key, what: String) -> Error {
     let source = forebay_format::Error::damaged(key, what);
     Error::Format { lake: lake.url().into(), source }
 }

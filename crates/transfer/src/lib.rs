@@ -4,7 +4,8 @@
 //!   hands it out as a mapped file whose digest was verified.
 //! - [`Prefetcher`] does so ahead of need and makes room by known future: what is needed last goes
 //!   first, and nothing goes that is needed sooner than what it would make room for.
-//! - [`dataset`] opens published datasets and reads their shard lists page by page.
+//! - [`dataset`] opens published datasets and reads their shard lists page by page; [`index`] does
+//!   so for those that were indexed where they lie.
 //!
 //! # Bounds
 //! A fetch holds at most [`FETCH_BYTES_MAX`] of memory whatever the object's size. The local
@@ -18,7 +19,9 @@ pub mod dataset;
 mod drain;
 mod error;
 mod fetch;
+pub mod index;
 mod object;
+mod pages;
 mod pieces;
 mod prefetch;
 mod room;

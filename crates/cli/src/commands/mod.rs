@@ -7,6 +7,7 @@ pub mod config;
 pub mod day;
 mod day_summary;
 pub mod evaluate;
+pub mod index;
 pub mod prepare;
 pub mod trace;
 pub mod train;

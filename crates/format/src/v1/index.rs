@@ -3,6 +3,12 @@
 //! It lies where a dataset's manifest lies, `datasets/<name>/v<n>.json`, and takes part in the same
 //! numbering; the record's format tells the two apart. It names *extents*, byte ranges of whole
 //! rows in files of another project's format, through pages, as the dataset manifest names shards.
+//! A page ends after [`EXTENTS_PER_PAGE`] extents, or sooner if their entries are long (a wide
+//! Parquet file describes each of its row groups at length), so the manifest says at which extent
+//! and row each begins.
+//!
+//! A [`FileSurvey`] is what one file was found to hold: work that a later run need not do again.
+//! No manifest relies on one.
 //!
 //! Extents have as many rows as their files gave; so that the place of a row is arithmetic all the
 //! same, the order works on *portions* of `rows_per_portion` consecutive rows, and the row numbers
@@ -15,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::record::Record;
 
-/// The number of extents one page lists.
+/// The most extents one page lists.
 pub const EXTENTS_PER_PAGE: u32 = 256;
 /// A checksum covers so many bytes of an extent's content; the last covers what is left.
 pub const BLOCK_BYTES: u64 = 1 << 20;
@@ -42,14 +48,18 @@ pub struct IndexManifest {
     pub context: String,
     /// The store the files lie in; none if it is the lake that holds this manifest.
     pub store: Option<String>,
+    /// The files and folders of the store that were looked through; an empty one is all of it.
+    pub paths: Vec<String>,
     /// What every sample consists of.
     pub schema: Schema,
     /// The splits, in the order of [`Split::ALL`].
     pub splits: Vec<IndexSplit>,
-    /// How many files were indexed, and how many were passed over because the dialect does not
-    /// claim them, by the ending of their names.
+    /// How many files were indexed.
     pub files: u64,
-    /// Files passed over.
+    /// The sum of their lengths, as they lie.
+    pub file_bytes: u64,
+    /// How many were passed over, because the dialect does not claim them or no split has them, by
+    /// the ending of their names.
     pub passed_over: BTreeMap<String, u64>,
 }
 
@@ -69,17 +79,19 @@ pub struct IndexSplit {
     pub content_bytes: u64,
     /// The content of the largest extent.
     pub extent_bytes_max: u64,
-    /// The pages that list them, [`EXTENTS_PER_PAGE`] on each, in order.
+    /// The pages that list them, in order.
     pub pages: Vec<IndexPageEntry>,
 }
 
-/// Where a page lies ([`index_page_key`]), and the number of its first row in the split.
+/// Where a page lies ([`index_page_key`]), and where in the split it begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IndexPageEntry {
     /// The digest of its body.
     pub digest: Digest,
-    /// The number in the split of its first extent's first row.
+    /// The number in the split of its first extent.
+    pub first_extent: u64,
+    /// The number in the split of that extent's first row.
     pub first_row: u64,
 }
 
@@ -109,7 +121,9 @@ pub struct ExtentEntry {
     pub bytes: u64,
     /// Its rows.
     pub rows: u32,
-    /// CRC-32C of each [`BLOCK_BYTES`] of the content, checked by every reader.
+    /// CRC-32C of each [`BLOCK_BYTES`] of the content, checked by every reader; stored as eight
+    /// hexadecimal digits each, one after the other.
+    #[serde(with = "checksums")]
     pub blocks_crc32c: Vec<u32>,
 }
 
@@ -128,16 +142,26 @@ impl IndexSplit {
         if self.rows_per_portion == 0 {
             return Err(format!("split {split} has portions of no rows"));
         }
-        let pages = self.extents.div_ceil(u64::from(EXTENTS_PER_PAGE));
-        if self.pages.len() as u64 != pages {
-            let found = self.pages.len();
-            return Err(format!("split {split} lists {found} pages for {} extents", self.extents));
+        if self.pages.is_empty() != (self.extents == 0) || (self.extents == 0) != (self.rows == 0) {
+            let (rows, extents, pages) = (self.rows, self.extents, self.pages.len());
+            return Err(format!("split {split} has {rows} rows, {extents} extents, {pages} pages"));
         }
-        let firsts: Vec<u64> = self.pages.iter().map(|page| page.first_row).collect();
-        let sorted = firsts.windows(2).all(|pair| pair[0] < pair[1]);
-        let inside = firsts.last().is_none_or(|&last| last < self.rows);
-        if !sorted || !inside || firsts.first().is_some_and(|&first| first != 0) {
-            return Err(format!("the pages of split {split} do not start at rows in order"));
+        let starts = |page: &IndexPageEntry| (page.first_extent, page.first_row);
+        let ends = self.pages.iter().skip(1).map(starts).chain([(self.extents, self.rows)]);
+        let mut at = (0, 0);
+        for (page, end) in self.pages.iter().zip(ends) {
+            let extents = end.0.checked_sub(page.first_extent);
+            let rows = end.1.checked_sub(page.first_row);
+            let sound = extents.zip(rows).is_some_and(|(extents, rows)| {
+                (1..=u64::from(EXTENTS_PER_PAGE)).contains(&extents) && rows >= extents
+            });
+            if starts(page) != at || !sound {
+                let digest = page.digest;
+                return Err(format!(
+                    "page {digest} of split {split} begins or ends where none can"
+                ));
+            }
+            at = end;
         }
         Ok(())
     }
@@ -151,18 +175,58 @@ impl Record for IndexPage {
         if self.extents.len() > EXTENTS_PER_PAGE as usize {
             return Err(format!("{} extents on a page", self.extents.len()));
         }
-        self.extents.iter().try_for_each(|extent| {
-            let blocks = extent.bytes.div_ceil(BLOCK_BYTES);
-            if extent.rows == 0 || extent.blocks_crc32c.len() as u64 != blocks {
-                return Err(format!(
-                    "an extent of {} has {} rows and {} checksums",
-                    extent.file,
-                    extent.rows,
-                    extent.blocks_crc32c.len()
-                ));
-            }
-            Ok(())
-        })
+        self.extents.iter().try_for_each(ExtentEntry::check)
+    }
+}
+
+impl ExtentEntry {
+    fn check(&self) -> Result<(), String> {
+        let (file, rows, checksums) = (&self.file, self.rows, self.blocks_crc32c.len());
+        if rows == 0 || checksums as u64 != self.bytes.div_ceil(BLOCK_BYTES) {
+            return Err(format!("an extent of {file} has {rows} rows and {checksums} checksums"));
+        }
+        if self.form == Form::Plain && self.stored_bytes != self.bytes {
+            let (stored, bytes) = (self.stored_bytes, self.bytes);
+            return Err(format!("an extent of {file} has {bytes} bytes, and {stored} as stored"));
+        }
+        if self.offset.checked_add(self.stored_bytes).is_none() {
+            return Err(format!("an extent of {file} ends beyond every file"));
+        }
+        Ok(())
+    }
+}
+
+/// What one file was found to hold, or a part of that: one record holds at most
+/// [`EXTENTS_PER_PAGE`] extents. The first part is written last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileSurvey {
+    /// The file, as a key of its store.
+    pub file: Key,
+    /// This part's number, from 0.
+    pub part: u32,
+    /// The number of parts, at least 1.
+    pub parts: u32,
+    /// What its samples consist of.
+    pub schema: Schema,
+    /// What the dialect needs beside an extent's bytes.
+    pub context: String,
+    /// The extents of this part, in order.
+    pub extents: Vec<ExtentEntry>,
+}
+
+impl Record for FileSurvey {
+    const FORMAT: &'static str = "forebay.index.survey";
+    const VERSION: u32 = 1;
+
+    fn check(&self) -> Result<(), String> {
+        if self.part >= self.parts {
+            return Err(format!("part {} of {} parts", self.part, self.parts));
+        }
+        if let Some(extent) = self.extents.iter().find(|extent| extent.file != self.file) {
+            return Err(format!("an extent of {} in a survey of {}", extent.file, self.file));
+        }
+        self.extents.iter().try_for_each(ExtentEntry::check)
     }
 }
 
@@ -178,4 +242,38 @@ impl IndexManifest {
 #[must_use]
 pub fn index_page_key(digest: Digest) -> Key {
     Key::new(format!("shards/{digest}.index.json")).expect("a digest makes a sound key")
+}
+
+/// Where a part of a file's survey lies. `of` is a digest over everything the survey depends on.
+#[must_use]
+pub fn survey_key(of: Digest, part: u32) -> Key {
+    Key::new(format!("shards/{of}.survey-{part}.json")).expect("a digest makes a sound key")
+}
+
+/// Checksums as one text: an extent of 64 MiB has 64 of them, and as JSON numbers, one a line,
+/// they would be most of a page.
+mod checksums {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    const DIGITS: usize = 8;
+
+    pub fn serialize<S: Serializer>(values: &[u32], serializer: S) -> Result<S::Ok, S::Error> {
+        let text: String = values.iter().map(|value| format!("{value:08x}")).collect();
+        serializer.serialize_str(&text)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let value = |digits: &[u8]| {
+            let sound = digits.len() == DIGITS
+                && digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+            let digits = std::str::from_utf8(digits).ok().filter(|_| sound)?;
+            u32::from_str_radix(digits, 16).ok()
+        };
+        text.as_bytes()
+            .chunks(DIGITS)
+            .map(value)
+            .collect::<Option<_>>()
+            .ok_or_else(|| D::Error::custom("checksums are eight hexadecimal digits each"))
+    }
 }
