@@ -1,5 +1,7 @@
 //! What holds for every image: replay, regions, orders of dimensions, and hostile bytes.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use forebay_image::{
     AugmentKey, Color, Crop, Error, ImageDecoder, ImageSettings, Jitter, Layout, Normalize, Scratch,
 };
