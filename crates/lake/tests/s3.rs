@@ -3,15 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::{
-    collections::BTreeSet,
-    env,
-    error::Error as _,
-    fs,
-    io::Write,
-    process::Command,
-    sync::Arc,
-    thread,
-    time::Duration,
+    collections::BTreeSet, env, error::Error as _, fs, io::Write, process::Command, sync::Arc,
+    thread, time::Duration,
 };
 
 use forebay_lake::{Commit, Created, Error, Lake, Purpose, S3, S3Settings, Store};
@@ -23,13 +16,16 @@ use forebay_types::ErrorKind;
 
 const MIB: usize = 1 << 20;
 
-/// Short waits, so that a silent network is found out soon.
-fn hasty() -> S3Settings {
-    S3Settings { progress_timeout: Duration::from_millis(500), ..S3Settings::default() }
+fn open(variables: Vec<(String, String)>, url: &str) -> S3 {
+    S3::new(url, variables, S3Settings::default(), &Runtime::system()).unwrap()
 }
 
-fn open(variables: Vec<(String, String)>, url: &str) -> S3 {
-    S3::new(url, variables, hasty(), &Runtime::system()).unwrap()
+/// A store that finds out soon that a network is silent, but not sooner than a busy machine
+/// answers.
+fn open_hasty(variables: Vec<(String, String)>, url: &str) -> S3 {
+    let progress_timeout = Duration::from_secs(3);
+    let settings = S3Settings { progress_timeout, ..S3Settings::default() };
+    S3::new(url, variables, settings, &Runtime::system()).unwrap()
 }
 
 fn lake(store: S3) -> Lake {
@@ -131,8 +127,7 @@ fn objects_of_any_size_are_read_at_all_edges(store: &dyn Store) {
 }
 
 fn foreign_names_survive_the_way(store: &dyn Store) {
-    let names =
-        ["f/date=2026-01-02/a+b@c,(1)~!.x", "f/part 0 of 2", "f/a%b".trim_end_matches("%b")];
+    let names = ["f/date=2026-01-02/a+b@c,(1)~!.x", "f/part 0 of 2", "f/plain"];
     for name in names {
         store.put(&key(name), name.as_bytes()).unwrap();
     }
@@ -172,12 +167,11 @@ fn writers_that_fail_leave_nothing(server: &S3Server) {
     let store = server.store("s3://lake/aborted");
     let mut writer = store.writer(&key("half")).unwrap();
     writer.write_all(&pattern(33 * MIB)).unwrap();
+    assert_eq!(server.uploads(), 1);
     drop(writer);
     assert_eq!(store.size(&key("half")).unwrap(), None);
     store.list("", &mut |listed| panic!("{} was left", listed.key)).unwrap();
-    // Where the server keeps the parts of uploads that are not completed.
-    let uploads = server.store("s3://lake/.uploads".trim_end_matches("/.uploads"));
-    uploads.list("aborted", &mut |listed| panic!("{} was left", listed.key)).unwrap();
+    assert_eq!(server.uploads(), 0, "parts were left");
 }
 
 fn records_are_read_in_one_request(server: &S3Server) {
@@ -271,16 +265,17 @@ fn a_bad_network_is_waited_out_or_said_in_words() {
         WireFault::StallsAfter(3 * MIB),
     ];
     for fault in faults {
-        let lake = lake(open(server.variables_at(proxy.port()), "s3://lake"));
-        proxy.inject("GET", 3, fault);
+        let lake = lake(open_hasty(server.variables_at(proxy.port()), "s3://lake"));
+        let times = if matches!(fault, WireFault::StallsAfter(_)) { 1 } else { 3 };
+        proxy.inject("GET", times, fault);
         let mut into = vec![0; body.len()];
         lake.read_range(&key("shards/x"), Purpose::Shard, 0, &mut into).unwrap();
         assert!(into == body, "{fault:?}");
-        assert_eq!(lake.traffic()[&Purpose::Shard].retries, 3, "{fault:?}");
+        assert_eq!(lake.traffic()[&Purpose::Shard].retries, times as u64, "{fault:?}");
         proxy.behave();
     }
     for fault in [WireFault::Drops, WireFault::CutsAfter(3 * MIB), WireFault::SlowsDown(0)] {
-        let lake = lake(open(server.variables_at(proxy.port()), "s3://lake"));
+        let lake = lake(open_hasty(server.variables_at(proxy.port()), "s3://lake"));
         proxy.inject("GET", usize::MAX, fault);
         let before = proxy.requests();
         let mut into = vec![0; body.len()];
@@ -312,7 +307,7 @@ fn a_store_that_says_when_to_come_back_is_left_alone_until_then() {
 fn a_commit_whose_reply_was_lost_is_known_as_won() {
     let server = S3Server::start();
     let proxy = FaultProxy::start(server.port());
-    let lake = lake(open(server.variables_at(proxy.port()), "s3://lake"));
+    let lake = lake(open_hasty(server.variables_at(proxy.port()), "s3://lake"));
     for (round, fault) in [
         WireFault::LosesReply,
         WireFault::Drops,
@@ -328,7 +323,8 @@ fn a_commit_whose_reply_was_lost_is_known_as_won() {
         assert_eq!(lake.commit(&record, b"ours").unwrap(), Commit::Won, "{fault:?}");
         assert_eq!(lake.commit(&record, b"theirs").unwrap(), Commit::Lost(b"ours".to_vec()));
     }
-    let url: Arc<dyn Store> = Arc::new(open(server.variables_at(proxy.port()), "s3://lake/p"));
+    let url: Arc<dyn Store> =
+        Arc::new(open_hasty(server.variables_at(proxy.port()), "s3://lake/p"));
     proxy.inject("PUT", 1, WireFault::LosesReply);
     Lake::probed(url, &Runtime::system()).unwrap();
 }
@@ -395,15 +391,23 @@ fn a_server_that_ignores_conditions_is_refused_for_publishing_and_can_be_read() 
     let port = free_ports(1)[0];
     let _server = Group::start(
         Command::new(tool("rclone"))
-            .args(["serve", "s3", "--auth-key", "a,b", "--addr", &format!("127.0.0.1:{port}")])
+            .args([
+                "serve",
+                "s3",
+                "--auth-key",
+                "access-key,secret-key",
+                "--addr",
+                &format!("127.0.0.1:{port}"),
+            ])
             .arg(folder.path()),
     );
     let runtime = Runtime::system();
-    let variables = variables(port, "a", "b");
+    let variables = variables(port, "access-key", "secret-key");
     let store = open(variables.clone(), "s3://lake");
     let started = runtime.elapsed();
-    while store.size(&key("record")).is_err() {
-        assert!(runtime.elapsed() - started < Duration::from_secs(60), "rclone did not start");
+    while let Err(error) = store.size(&key("record")) {
+        let waited = runtime.elapsed() - started;
+        assert!(waited < Duration::from_secs(20), "rclone did not start: {}", words(&error));
         runtime.sleep(Duration::from_millis(50)).unwrap();
     }
     let refused = opened("s3://lake", &variables);

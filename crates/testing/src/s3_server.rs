@@ -6,7 +6,8 @@
 
 use std::{
     env, fs,
-    net::TcpListener,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
     os::unix::process::CommandExt,
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -110,6 +111,7 @@ pub struct S3Server {
     _folder: tempfile::TempDir,
     runtime: Runtime,
     port: u16,
+    filer_port: u16,
 }
 
 impl S3Server {
@@ -151,8 +153,13 @@ impl S3Server {
             command.arg(format!("-{name}={port}"));
         }
         let process = Group::start(command.current_dir(folder.path()));
-        let server =
-            Self { process: process, _folder: folder, runtime: runtime.clone(), port: ports[0] };
+        let server = Self {
+            process,
+            _folder: folder,
+            runtime: runtime.clone(),
+            port: ports[0],
+            filer_port: ports[3],
+        };
         server.await_bucket()
     }
 
@@ -179,6 +186,30 @@ impl S3Server {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// How many uploads were begun and neither completed nor aborted. The server keeps each as a
+    /// directory, which its own listing shows.
+    ///
+    /// # Panics
+    /// When the server does not say.
+    #[must_use]
+    pub fn uploads(&self) -> usize {
+        let mut socket = TcpStream::connect(("127.0.0.1", self.filer_port)).unwrap();
+        let request = format!(
+            "GET /buckets/{BUCKET}/.uploads/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\
+             Accept: application/json\r\nConnection: close\r\n\r\n"
+        );
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        answer.matches("\"FullPath\"").count()
+    }
+
+    /// Where the same objects are served without signatures, below `/buckets/`.
+    #[must_use]
+    pub fn filer_port(&self) -> u16 {
+        self.filer_port
     }
 
     /// The variables by which it is reached, through `port`: its own, or a proxy's.

@@ -37,10 +37,17 @@ impl Failure {
             io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut,
             // A connection that ends is no damaged object.
             io::ErrorKind::UnexpectedEof => io::ErrorKind::ConnectionAborted,
+            // What TLS says of a peer it cannot trust is no damaged object either.
+            io::ErrorKind::InvalidData => io::ErrorKind::Other,
             kind => kind,
         };
-        let why = match kind {
-            io::ErrorKind::TimedOut => "no byte came in time".to_owned(),
+        let why = match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                "no byte came in time".to_owned()
+            }
+            io::ErrorKind::InvalidData => {
+                format!("{error}; a private certificate authority is named in SSL_CERT_FILE")
+            }
             _ => error.to_string(),
         };
         Self::new(kind, format!("{act} {host}: {why}"))
