@@ -5,6 +5,8 @@ CARGO ?= cargo
 # Build output lives outside the checkout, so that a fresh clone builds on what the last one left.
 # Deleting it is always safe.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/forebay/target
+# Servers that tests run against; `make tools` puts them here.
+export FOREBAY_TOOLS ?= $(HOME)/.cache/forebay/tools/bin
 FEATURES = --features forebay-cli/crash-points,forebay-checkpoint/crash-points,forebay-prepare/crash-points,forebay-archive/crash-points
 
 .PHONY: test tools format architecture deny lint build unit docs plain bench day

@@ -25,6 +25,17 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A request for the store as a whole failed.
+    #[error("cannot {act} the store {url}")]
+    Store {
+        /// What was tried: `open`, `list`.
+        act: &'static str,
+        /// The store.
+        url: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
     /// A request for one object failed.
     #[error("cannot {act} {key} in the lake ({place})")]
     Object {
@@ -81,7 +92,7 @@ impl Error {
                 ErrorKind::Corrupt | ErrorKind::Conflict => ErrorKind::Unavailable,
                 kind => kind,
             },
-            Self::Object { source, .. } => ErrorKind::of_io(source),
+            Self::Store { source, .. } | Self::Object { source, .. } => ErrorKind::of_io(source),
             Self::Truncated { .. } | Self::TooLarge { .. } => ErrorKind::Corrupt,
             Self::Cancelled(_) => ErrorKind::Interrupted,
             Self::Unsuited { .. } => ErrorKind::Unavailable,
@@ -100,7 +111,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         use io::ErrorKind as Io;
         match self {
-            Self::Object { source, .. } => matches!(
+            Self::Store { source, .. } | Self::Object { source, .. } => matches!(
                 source.kind(),
                 Io::Interrupted
                     | Io::TimedOut

@@ -27,7 +27,8 @@ impl Lake {
     /// Opens the store at `url` and checks that it keeps the promise commits rest on.
     ///
     /// A plain path and `file:///…` name a directory, which is made if its parent exists;
-    /// `memory://` is a store of this process. A store that may only be read is opened too:
+    /// `memory://` is a store of this process, `s3://bucket/prefix` a bucket that is reached as the
+    /// variables `AWS_…` say. A store that may only be read is opened too:
     /// writing to it fails when it is tried.
     ///
     /// # Errors
@@ -40,7 +41,8 @@ impl Lake {
     /// Opens a store that must be there already, to read what it holds; makes and probes nothing.
     ///
     /// # Errors
-    /// As [`Lake::open`], and [`Error::Root`] when there is no such directory.
+    /// As [`Lake::open`], and [`Error::Root`] or [`Error::Store`] when there is no such directory or
+    /// bucket.
     pub fn open_existing(url: &str, runtime: &Runtime) -> Result<Self, Error> {
         Ok(Self::new(url::open(url, Absent::Refuse, runtime)?, runtime))
     }
@@ -50,11 +52,12 @@ impl Lake {
     /// # Errors
     /// [`Error::Unsuited`] when it does not.
     pub fn probed(store: Arc<dyn Store>, runtime: &Runtime) -> Result<Self, Error> {
-        match probe::run(store.as_ref(), runtime) {
+        let lake = Self::new(store, runtime);
+        match probe::run(&lake, runtime) {
             Err(error) if error.is_read_only() => {}
             outcome => outcome?,
         }
-        Ok(Self::new(store, runtime))
+        Ok(lake)
     }
 
     /// Wraps `store` as it is, unprobed.
@@ -88,13 +91,11 @@ impl Lake {
         purpose: Purpose,
         bytes_max: u64,
     ) -> Result<Option<Vec<u8>>, Error> {
-        let Some(length) = self.size(key)? else { return Ok(None) };
-        if length > bytes_max {
-            return Err(Error::TooLarge { key: key.clone(), length, limit: bytes_max });
+        let found = self.retry(purpose, || self.shared.store.read_whole(key, bytes_max))?;
+        if let Some(bytes) = &found {
+            self.count_read(purpose, bytes.len() as u64);
         }
-        let mut bytes = vec![0; length as usize];
-        self.read_range(key, purpose, 0, &mut bytes)?;
-        Ok(Some(bytes))
+        Ok(found)
     }
 
     /// Fills `into` with the object's bytes from `offset` on. Verifies nothing: who knows the
@@ -110,10 +111,7 @@ impl Lake {
         into: &mut [u8],
     ) -> Result<(), Error> {
         self.retry(purpose, || self.shared.store.read_range(key, offset, into))?;
-        self.shared.counters.count(purpose, |traffic| {
-            traffic.reads += 1;
-            traffic.bytes_read += into.len() as u64;
-        });
+        self.count_read(purpose, into.len() as u64);
         Ok(())
     }
 
@@ -131,11 +129,7 @@ impl Lake {
     /// # Errors
     /// When the store cannot be written.
     pub fn write(&self, key: &Key, purpose: Purpose, body: &[u8]) -> Result<(), Error> {
-        self.retry(purpose, || {
-            let mut writer = self.shared.store.writer(key)?;
-            io::Write::write_all(&mut writer, body).map_err(self.unwritten(key))?;
-            writer.finish()
-        })?;
+        self.retry(purpose, || self.shared.store.put(key, body))?;
         self.count_written(purpose, body.len() as u64);
         Ok(())
     }
@@ -176,6 +170,13 @@ impl Lake {
             let (key, place) = (key.clone(), place.clone());
             Error::Object { act: "write", key, place, source }
         }
+    }
+
+    fn count_read(&self, purpose: Purpose, bytes: u64) {
+        self.shared.counters.count(purpose, |traffic| {
+            traffic.reads += 1;
+            traffic.bytes_read += bytes;
+        });
     }
 
     pub(crate) fn count_written(&self, purpose: Purpose, bytes: u64) {

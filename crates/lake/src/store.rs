@@ -26,12 +26,43 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// [`Error::Truncated`] when the object ends before `into` is full.
     fn read_range(&self, key: &Key, offset: u64, into: &mut [u8]) -> Result<(), Error>;
 
+    /// A whole object of at most `bytes_max` bytes; `None` if there is none. An engine overrides
+    /// this if one request can say how long an object is and give it.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] when it is larger.
+    fn read_whole(&self, key: &Key, bytes_max: u64) -> Result<Option<Vec<u8>>, Error> {
+        let Some(length) = self.size(key)? else { return Ok(None) };
+        if length > bytes_max {
+            return Err(Error::TooLarge { key: key.clone(), length, limit: bytes_max });
+        }
+        let mut bytes = vec![0; length as usize];
+        self.read_range(key, 0, &mut bytes)?;
+        Ok(Some(bytes))
+    }
+
     /// Starts an object that becomes visible, whole and durable, when its writer is finished.
     /// Dropping the writer leaves nothing.
     ///
     /// # Errors
     /// When the store cannot be written.
     fn writer(&self, key: &Key) -> Result<Box<dyn ObjectWriter>, Error>;
+
+    /// Writes a whole object; durable on return. It is one attempt: an engine overrides this if its
+    /// writers try again by themselves.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    fn put(&self, key: &Key, body: &[u8]) -> Result<(), Error> {
+        let mut writer = self.writer(key)?;
+        writer.write_all(body).map_err(|source| Error::Object {
+            act: "write",
+            key: key.clone(),
+            place: self.url().to_owned(),
+            source,
+        })?;
+        writer.finish()
+    }
 
     /// Writes a small object if there is none of this key; durable on return.
     ///

@@ -134,9 +134,9 @@ fn leftovers_of_dead_writers_are_removed_when_they_are_old() {
 #[test]
 fn schemes_that_are_not_built_and_missing_parents_are_refused_by_name() {
     let runtime = Runtime::system();
-    let error = Lake::open("s3://bucket/prefix", &runtime).unwrap_err();
+    let error = Lake::open("gs://bucket/prefix", &runtime).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
-    assert!(error.to_string().contains("`s3`"), "{error}");
+    assert!(error.to_string().contains("`gs`"), "{error}");
     let error = Lake::open("/no/such/parent/lake", &runtime).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.to_string().contains("/no/such/parent/lake"), "{error}");

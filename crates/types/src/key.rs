@@ -9,17 +9,23 @@ const LEN_BYTES_MAX: usize = 1024;
 
 /// The path of an object below the root of its store: `datasets/rfc/v1.json`.
 ///
-/// Segments are made of ASCII letters, digits, `.`, `_` and `-`, are separated by `/`, are never
-/// empty and never start with a dot. So no key can leave its root, name a temporary file, or mean
-/// two things on two stores.
+/// Segments are made of ASCII letters, digits and `._-=+@,()~!`, are separated by `/`, are never
+/// empty and never start with a dot; inside a segment, but not at its ends, there may be spaces.
+/// So no key can leave its root, name a temporary file, or mean two things on two stores, and
+/// objects that others named (`date=2026-01-02/part-0 (1).parquet`) can be read as they lie.
+///
+/// Left out are the bytes that some store, file system or URL gives another meaning: backslash,
+/// colon, `%`, `?`, `#`, `*`, quotes, brackets, `&`, `;`, `$`, `<`, `>`, `|`, `^`, control bytes
+/// and everything beyond ASCII, which has several spellings. Spaces at the ends of a segment are
+/// lost by some stores.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(String);
 
 /// A text that cannot be a key.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "`{0}` is not an object key: expected segments of letters, digits, `.`, `_`, `-` that do not \
-     start with a dot, joined by `/`"
+    "`{0}` is not an object key: expected segments of letters, digits, `._-=+@,()~!` and inner \
+     spaces that do not start with a dot, joined by `/`"
 )]
 pub struct KeyError(String);
 
@@ -33,7 +39,11 @@ impl Key {
         let sound = |segment: &str| {
             !segment.is_empty()
                 && !segment.starts_with('.')
-                && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+                && !segment.starts_with(' ')
+                && !segment.ends_with(' ')
+                && segment
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"._-=+@,()~! ".contains(&b))
         };
         if text.len() <= LEN_BYTES_MAX && text.split('/').all(sound) {
             Ok(Self(text))
@@ -88,8 +98,18 @@ mod tests {
     #[test]
     fn keys_that_could_escape_or_mislead_are_refused() {
         let long = "a".repeat(LEN_BYTES_MAX + 1);
-        for text in ["", "/", "a//b", "../a", "a/..", "a/.tmp", "a b", "a\\b", "a/", "ä", &long] {
+        for text in [
+            "", "/", "a//b", "../a", "a/..", "a/.tmp", " a", "a /b", "a\\b", "a/", "ä", "a%2fb",
+            "a?b", "a#b", "a*b", "a:b", "a\nb", "a\0", "a\u{7f}", "a\"b", "a'b", "a&b", &long,
+        ] {
             assert!(Key::new(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_that_others_gave_are_kept() {
+        for text in ["date=2026-01-02/a+b@c,(1)~!.parquet", "part 0 of 2", "~/x", "!", "a..b"] {
+            assert_eq!(Key::new(text).unwrap().as_str(), text);
         }
     }
 
