@@ -67,6 +67,12 @@ impl Batch {
         &self.buffer.tokens
     }
 
+    /// As [`Batch::tokens_le`], to be written: a batch is its consumer's own until it is dropped.
+    #[must_use]
+    pub fn tokens_le_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer.tokens
+    }
+
     /// The tokens of all samples, one row after the other.
     pub fn tokens(&self) -> impl Iterator<Item = u32> + '_ {
         let width = self.schema.token_bytes as usize;

@@ -71,7 +71,7 @@ impl Course {
         Ok(Self { order, batch_size, delivered, epochs, rank, recent: Mutex::default() })
     }
 
-    fn steps_per_epoch(&self) -> u64 {
+    pub(crate) fn steps_per_epoch(&self) -> u64 {
         self.delivered.div_ceil(self.batch_size)
     }
 

@@ -189,6 +189,37 @@ impl Feed {
         Batch { step, epoch, rows, schema, waited, buffer, pool: pool.clone() }
     }
 
+    /// Waits until [`Feed::next`] would return at once, or for `patience`; says whether it would.
+    ///
+    /// For callers that must look up now and then, as Python does for Ctrl-C.
+    #[must_use]
+    pub fn wait(&self, patience: Duration) -> bool {
+        let state = self.shared.lock();
+        let is_ready = |state: &State| {
+            let step = state.deliver;
+            step >= self.shared.steps
+                || state.ready.contains_key(&step)
+                || state.panicked
+                || self.transfer.runtime().check().is_err()
+        };
+        let waiting =
+            self.shared.changed.wait_timeout_while(state, patience, |state| !is_ready(state));
+        let (state, _) = waiting.unwrap_or_else(PoisonError::into_inner);
+        is_ready(&state)
+    }
+
+    /// The steps of one epoch.
+    #[must_use]
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.shared.assembler.course.steps_per_epoch()
+    }
+
+    /// The steps of all epochs; `None` when they never end.
+    #[must_use]
+    pub fn steps(&self) -> Option<u64> {
+        self.shared.assembler.course.steps()
+    }
+
     /// Where the feed stands: a feed opened there goes on with the same batches.
     #[must_use]
     pub fn position(&self) -> Position {
