@@ -75,7 +75,7 @@ class Feed:
         self._engine = engine
         self._native = native
         self._about: dict[str, Any] = json.loads(native.describe())
-        self._output = output
+        self._output: Output | None = output
         self._columns = None if columns is None else list(columns)
         self._transform = transform
         self._transform_threads = transform_threads
