@@ -32,9 +32,8 @@ class DataLoader:
     stored types (tokens are ``uint16`` or ``uint32``: use ``.long()`` or a ``transform``).
     """
 
-    #: There are no worker processes, samplers or collate functions; frameworks ask.
+    #: There are no worker processes or collate functions; frameworks ask.
     num_workers = 0
-    sampler = None
     batch_sampler = None
     collate_fn = None
     pin_memory = False
@@ -48,14 +47,18 @@ class DataLoader:
         self.feed: Feed = feed(lake, dataset, **options)
         #: For frameworks that look at it; it gives the same batches.
         self.dataset: IterableDataset = IterableDataset(loader=self)
+        #: Where frameworks look for ``set_epoch``; it gives no indices.
+        self.sampler = Epochs(self)
         # Whether the feed stands where the next iteration is to begin.
         self._is_placed = True
 
     def __iter__(self) -> Iterator[Batch]:
+        # Nothing happens before the first batch is asked for: frameworks make iterators that they
+        # never use.
         if not self._is_placed and self.feed.step % len(self):
             self.feed._seek((self.feed.epoch + 1) * len(self))
         self._is_placed = False
-        return epoch_of(self.feed)
+        yield from epoch_of(self.feed)
 
     def __len__(self) -> int:
         return self.feed.steps_per_epoch
@@ -83,6 +86,17 @@ class DataLoader:
     def close(self) -> None:
         """Ends the feed. Batches that were delivered stay valid."""
         self.feed.close()
+
+
+class Epochs:
+    """A loader's epochs, in the place of a sampler: Lightning says there which one begins."""
+
+    def __init__(self, loader: DataLoader) -> None:
+        self._loader = loader
+
+    def set_epoch(self, epoch: int) -> None:
+        """See :meth:`DataLoader.set_epoch`."""
+        self._loader.set_epoch(epoch)
 
 
 class IterableDataset(torch.utils.data.IterableDataset[Batch]):

@@ -50,6 +50,16 @@ def test_an_iteration_that_was_left_is_not_gone_on_with(make: Any) -> None:
     assert epoch(loader) == epochs[1]
 
 
+def test_an_iterator_that_is_never_used_changes_nothing(make: Any) -> None:
+    before = make()
+    epoch(before, 4)
+    after = make()
+    after.load_state_dict(before.state_dict())
+    iter(after), iter(after)
+    whole = make()
+    assert epoch(after) == epoch(whole)[4:]
+
+
 @pytest.mark.parametrize("told", [True, False])
 def test_a_state_in_the_middle_of_an_epoch_is_gone_on_with(make: Any, told: bool) -> None:
     whole = make()
