@@ -20,6 +20,8 @@ from ._units import parse_bytes
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ._meter import Meter
+
 Output = Literal["torch", "numpy"]
 
 LOCAL_BUDGET = "64GB"
@@ -213,6 +215,12 @@ class Feed:
         """Requests and bytes between this feed and the lake, by purpose (manifest, shard, …)."""
         traffic: dict[str, dict[str, int]] = json.loads(self._engine.traffic())
         return traffic
+
+    def meter(self, *, every_seconds: float = 1.0) -> Meter:
+        """A context that prints one line now and then: how fast, and why not faster."""
+        from ._meter import Meter
+
+        return Meter(self, every_seconds=every_seconds)
 
     def close(self) -> None:
         """Ends the feed and its threads. Batches that were delivered stay valid."""

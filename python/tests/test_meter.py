@@ -38,5 +38,5 @@ def test_it_prints_while_a_feed_runs_and_once_at_the_end(open_feed: OpenFeed) ->
 
 def test_a_feed_that_is_closed_ends_it(open_feed: OpenFeed) -> None:
     feed, out = open_feed(), io.StringIO()
-    with forebay.Meter(feed, every_seconds=0.01, stream=out):
+    with forebay.Meter(feed, every_seconds=0.01, stream=out), feed.meter():
         feed.close()
