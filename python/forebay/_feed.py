@@ -76,6 +76,7 @@ class Feed:
     ) -> None:
         self._engine = engine
         self._native = native
+        self._process = os.getpid()
         self._about: dict[str, Any] = json.loads(native.describe())
         self._output: Output | None = output
         self._columns = None if columns is None else list(columns)
@@ -108,9 +109,7 @@ class Feed:
         return delivery.batch
 
     def _next(self) -> Delivery | None:
-        if self._source is None:
-            raise InvalidError("the feed is closed; open another")
-        delivery = self._source.next()
+        delivery = self._open_source().next()
         if delivery is not None:
             self._step = delivery.step + 1
             self._last_ids = delivery.ids
@@ -194,15 +193,26 @@ class Feed:
         """
         self._seek(step_of(state, self._about, self._steps_per_epoch))
 
-    def _seek(self, step: int) -> None:
-        """Goes on at ``step``; costs the same wherever it is."""
+    def _open_source(self) -> Source:
+        """The last stage, unless it is closed or another process's: see ``_forked``."""
+        if self._forked():
+            self._native.step()
         if self._source is None:
             raise InvalidError("the feed is closed; open another")
+        return self._source
+
+    def _forked(self) -> bool:
+        """Whether this is a forked child, where locks of the stages may be held for ever."""
+        return self._process != os.getpid()
+
+    def _seek(self, step: int) -> None:
+        """Goes on at ``step``; costs the same wherever it is."""
+        source = self._open_source()
         if step == self._step:
             return
         # Stages that work ahead end with the feed they take from.
         native = self._native.at(step)
-        self._source.close()
+        source.close()
         self._native, self._step = native, step
         self._source = self._pipeline()
 
@@ -224,10 +234,14 @@ class Feed:
 
     def close(self) -> None:
         """Ends the feed and its threads. Batches that were delivered stay valid."""
-        if self._source is not None:
+        if self._source is not None and not self._forked():
             self._source.close()
             self._source = None
-        self._native.close()
+
+    def __del__(self) -> None:
+        # Threads of the stages keep those alive, but not the feed. It may not have been opened.
+        if "_source" in self.__dict__:
+            self.close()
 
     def __enter__(self) -> Self:
         return self

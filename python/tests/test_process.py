@@ -39,8 +39,11 @@ def in_child(work: object) -> int:
     raise AssertionError("the child hangs")
 
 
-def test_a_fork_is_told_what_to_do_and_harms_nothing(open_feed: OpenFeed) -> None:
-    feed = open_feed(output="numpy")
+@pytest.mark.parametrize("transform", [None, lambda batch: batch])
+def test_a_fork_is_told_what_to_do_and_harms_nothing(
+    open_feed: OpenFeed, transform: forebay.Transform | None
+) -> None:
+    feed = open_feed(output="numpy", transform=transform)
     batch = next(feed)
     held = [feed._native, batch["tokens"].base]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import forebay
@@ -55,6 +56,21 @@ def test_batches_ahead_are_bounded(open_feed: OpenFeed) -> None:
     next(feed)
     time.sleep(0.2)
     assert len(begun) <= 1 + 3
+
+
+def test_threads_end_with_their_feed(lake: Path, local: Path) -> None:
+    def transforming() -> int:
+        return sum("forebay-transform" in thread.name for thread in threading.enumerate())
+
+    feed = forebay.feed(lake, "text", batch_size=8, local=local, transform=lambda batch: batch)
+    next(feed)
+    assert transforming() >= 2
+    del feed
+    for _ in range(600):
+        if not transforming():
+            break
+        time.sleep(0.05)
+    assert transforming() == 0
 
 
 class Odd(Exception):
