@@ -7,11 +7,13 @@ CARGO ?= cargo
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/forebay/target
 # Servers that tests run against; `make tools` puts them here.
 export FOREBAY_TOOLS ?= $(HOME)/.cache/forebay/tools/bin
+# The Python environment of the tests, outside the checkout too.
+export FOREBAY_VENV ?= $(HOME)/.cache/forebay/venv
 FEATURES = --features forebay-cli/crash-points,forebay-checkpoint/crash-points,forebay-prepare/crash-points,forebay-archive/crash-points
 
-.PHONY: test tools format architecture deny lint build unit docs plain bench day
+.PHONY: test tools format architecture deny lint build unit docs plain python python-test bench day
 
-test: tools format architecture deny lint unit docs plain ## everything, as CI runs it
+test: tools format architecture deny lint unit docs plain python-test ## everything, as CI runs it
 
 tools: ## install what a bare machine lacks
 	ci/install-tools
@@ -37,6 +39,14 @@ docs: ## the API documentation builds without a warning
 
 plain: ## the build that users get: no test-only feature
 	$(CARGO) clippy --package forebay-cli --bins -- -D warnings
+
+python: ## the Python package, built and installed into $(FOREBAY_VENV)
+	ci/install-tools python
+	cd python && VIRTUAL_ENV=$(FOREBAY_VENV) $(FOREBAY_VENV)/bin/maturin develop --uv --quiet --profile dev
+
+python-test: python ## its types, and its promises with real PyTorch, Lightning, Transformers, torchrun, JAX
+	cd python && $(FOREBAY_VENV)/bin/mypy
+	cd python && $(FOREBAY_VENV)/bin/pytest --quiet
 
 bench: ## ratios to the limits, printed
 	$(CARGO) bench --package forebay-bench

@@ -6,6 +6,7 @@ use std::{
 };
 
 use forebay_evaluate::{Evaluation, Scorer};
+use forebay_feed::{Feed, FeedSettings, TracedSample};
 use forebay_format::v1::{
     dataset::DatasetManifest,
     evaluation::EvaluationRecord,
@@ -18,7 +19,7 @@ use forebay_local::LocalTier;
 use forebay_prepare::{Prepare, Prepared, Progress};
 use forebay_runtime::Runtime;
 use forebay_transfer::Transfer;
-use forebay_types::{Digest, Name, Split, Version};
+use forebay_types::{Digest, Name, Position, Rank, Split, Version};
 
 use crate::{Error, IndexSettings, Settings, run, settings};
 
@@ -130,6 +131,35 @@ impl Engine {
         version: Option<Version>,
     ) -> Result<(DatasetManifest, Digest), Error> {
         Ok(forebay_transfer::dataset::open_dataset(self.lake(), name, version)?)
+    }
+
+    /// A feed without a run: one rank's batches of `split`, from any position.
+    ///
+    /// # Errors
+    /// When a setting does not fit the dataset, the world size or the local tier's budget.
+    pub fn feed(
+        &self,
+        manifest: &DatasetManifest,
+        split: Split,
+        settings: &FeedSettings,
+        rank: Rank,
+        from: Position,
+    ) -> Result<Feed, Error> {
+        Ok(Feed::open(&self.transfer, manifest, split, settings, rank, from)?)
+    }
+
+    /// The samples of the global batch of `step` of such a feed, each with its raw records.
+    ///
+    /// # Errors
+    /// When there is no such step, or what leads to its records cannot be had.
+    pub fn samples(
+        &self,
+        manifest: &DatasetManifest,
+        split: Split,
+        settings: &FeedSettings,
+        step: u64,
+    ) -> Result<Vec<TracedSample>, Error> {
+        Ok(forebay_feed::trace(&self.transfer, manifest, split, settings, step)?)
     }
 
     /// What run `name` set out to do.

@@ -43,7 +43,7 @@ pub use forebay_checkpoint::{
     CheckpointSettings, Dtype, Part, Restored, StateTensor, TensorView, Which,
 };
 pub use forebay_evaluate::{Score, Scorer};
-pub use forebay_feed::{Batch, FeedSettings, TracedSample};
+pub use forebay_feed::{Batch, Feed, FeedSettings, FeedStats, TracedSample};
 pub use forebay_format::v1::{
     dataset::{DatasetManifest, TokenSchema},
     evaluation::{EvaluationRecord, Gate},

@@ -1,0 +1,76 @@
+"""Storage for AI training: batches from the lake, through this node, to the GPU.
+
+::
+
+    import forebay
+
+    feed = forebay.feed("/data/lake", "my-text@3", batch_size=32)
+    for batch in feed:
+        tokens = batch["tokens"].long()      # uint16[32, row], torch where it is installed
+        ...
+        checkpoint["feed"] = feed.state_dict()
+
+Threads in Rust do the work: no worker processes, no pickling, and the interpreter is released while
+a batch is waited for. The state is a few numbers, and resuming costs the same anywhere; another
+world size goes on with the same samples.
+
+``forebay.torch`` has what PyTorch, Lightning and Hugging Face take as a data loader. ``forebay.jax``
+and ``forebay.transformers`` need their packages; this one needs numpy alone.
+
+- **Memory.** Batches lie in the engine's own memory, without a copy, until their last array dies.
+  ``buffer_bytes`` bounds those that are assembled ahead; those you keep are yours.
+- **Ctrl-C** works in every call.
+- **Forks.** Fork before you open a feed, or not at all: in a forked child a feed raises
+  :class:`RefusedError`. Opening one there works.
+- **Free-threaded Python.** The extension is built for CPython's limited interface, which those
+  builds do not load. Nothing in it needs the global lock: built without ``abi3``, it says so.
+"""
+
+from ._batches import Batch, Transform, sample_ids
+from ._errors import (
+    ConflictError,
+    CorruptError,
+    Error,
+    FullError,
+    InternalError,
+    InvalidError,
+    NewerFormatError,
+    NotFoundError,
+    RefusedError,
+    StoppedError,
+    UnavailableError,
+)
+from ._feed import Feed, Stats, feed
+from ._forebay import VERSION as __version__
+from ._meter import Meter
+from ._prepare import Prepared, prepare
+from ._state import State
+from ._trace import Origin, Sample, trace
+
+__all__ = [
+    "Batch",
+    "ConflictError",
+    "CorruptError",
+    "Error",
+    "Feed",
+    "FullError",
+    "InternalError",
+    "InvalidError",
+    "Meter",
+    "NewerFormatError",
+    "NotFoundError",
+    "Origin",
+    "Prepared",
+    "RefusedError",
+    "Sample",
+    "State",
+    "Stats",
+    "StoppedError",
+    "Transform",
+    "UnavailableError",
+    "__version__",
+    "feed",
+    "prepare",
+    "sample_ids",
+    "trace",
+]

@@ -1,0 +1,114 @@
+"""Batches on their way to the consumer: what each stage hands to the next.
+
+::
+
+    engine (threads) ──► arrays ──► transforms (threads) ──► device (one ahead) ──► Feed
+
+A stage is pulled by the next one and keeps the order. The position of a feed is that of the batch
+which its consumer received last, however far the stages are ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ._errors import InvalidError
+
+if TYPE_CHECKING:
+    from . import _forebay
+
+#: A batch: column name to array; the first axis counts samples.
+Batch = dict[str, Any]
+#: What a transform is: whole batches in, whole batches out.
+Transform = Callable[[Batch], Batch]
+
+#: The column of sample identities: ``uint8[batch, 16]``.
+ID = "__id__"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One batch with what it is: its step, its epoch, and its samples' identities (16 bytes each)."""
+
+    step: int
+    epoch: int
+    ids: bytes
+    batch: Batch
+
+    def sample_ids(self) -> list[str]:
+        return sample_ids(self.ids)
+
+
+class Source(Protocol):
+    """A stage."""
+
+    def next(self) -> Delivery | None:
+        """The next batch; ``None`` after the last."""
+
+    def close(self) -> None:
+        """Ends the stage and those before it; never waits for a tier."""
+
+
+def sample_ids(ids: Any) -> list[str]:
+    """Sample identities as text: 32 hexadecimal digits each.
+
+    ``ids`` is bytes, or the column ``"__id__"`` of a batch (numpy array or tensor on the CPU,
+    ``uint8[batch, 16]``).
+    """
+    data = ids if isinstance(ids, bytes) else np.asarray(ids, dtype=np.uint8).tobytes()
+    text = data.hex()
+    return [text[start : start + 32] for start in range(0, len(text), 32)]
+
+
+class Arrays:
+    """The first stage: the engine's columns as arrays over its memory, without a copy."""
+
+    def __init__(
+        self,
+        native: _forebay.Feed,
+        columns: list[str] | None,
+        known: list[str],
+        wrap: Callable[[Any], Any] | None,
+    ) -> None:
+        self._native = native
+        self._wanted = _checked_columns(columns, known)
+        self._wrap = wrap
+
+    def next(self) -> Delivery | None:
+        native = self._native.next()
+        if native is None:
+            return None
+        arrays: Batch = {}
+        for column in native.columns():
+            if self._wanted is None or column.name in self._wanted:
+                arrays[column.name] = _array(column)
+        if self._wanted is not None and ID in self._wanted:
+            # A copy, so that it can be written like every other column.
+            arrays[ID] = np.frombuffer(bytearray(native.ids), np.uint8).reshape(-1, 16)
+        if self._wrap is not None:
+            arrays = {name: self._wrap(array) for name, array in arrays.items()}
+        return Delivery(native.step, native.epoch, native.ids, arrays)
+
+    def close(self) -> None:
+        self._native.close()
+
+
+def _array(column: _forebay.Column) -> Any:
+    array = np.asarray(column)
+    return array if array.flags.aligned else array.copy()
+
+
+def _checked_columns(columns: list[str] | None, known: list[str]) -> frozenset[str] | None:
+    if columns is None:
+        return None
+    unknown = [name for name in columns if name not in known and name != ID]
+    if unknown or not columns:
+        what = f"have no {unknown[0]!r}" if unknown else "cannot be none"
+        raise InvalidError(
+            f"the columns of a batch {what}; choose among {', '.join([*known, ID])}"
+        )
+    return frozenset(columns)

@@ -1,0 +1,451 @@
+"""The feed: an iterator over batches, with a state."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from . import _forebay
+from ._batches import Arrays, Batch, Delivery, Source, Transform, sample_ids
+from ._device import to_device
+from ._errors import InvalidError
+from ._rank import find_rank
+from ._state import State, make_state, step_of
+from ._transform import Transformed
+from ._units import parse_bytes
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from ._meter import Meter
+
+Output = Literal["torch", "numpy"]
+
+LOCAL_BUDGET = "64GB"
+
+
+class Waited(TypedDict):
+    """Seconds the consumer waited, by cause."""
+
+    lake: float
+    local: float
+    assembly: float
+
+
+class Stats(TypedDict):
+    """What a feed did since it was opened or moved to another step."""
+
+    batches: int
+    samples: int
+    bytes: int
+    waited: Waited
+    cache_hits: int
+    cache_misses: int
+    refetches: int
+    lake_bytes: int
+    prefetched: int
+    prefetches_bypassed: int
+    prefetches_failed: int
+
+
+class Feed:
+    """A stream of batches; made by :func:`forebay.feed`.
+
+    Iterating it gives dicts: column name to an array whose first axis counts samples. The arrays
+    lie over the engine's own memory, can be written, and are the consumer's until the last of them
+    is dropped; then the memory is used again. Batches that are kept count on top of
+    ``buffer_bytes``.
+
+    An error of a tier (:class:`forebay.UnavailableError`, …) does not move the position: ``next``
+    tries the same step again. One thread at a time may iterate; any may ask for ``stats``.
+    """
+
+    def __init__(
+        self,
+        engine: _forebay.Engine,
+        native: _forebay.Feed,
+        *,
+        output: Output | None,
+        columns: Sequence[str] | None,
+        transform: Transform | None,
+        transform_threads: int,
+        device: str | None,
+    ) -> None:
+        self._engine = engine
+        self._native = native
+        self._process = os.getpid()
+        self._about: dict[str, Any] = json.loads(native.describe())
+        self._output: Output | None = output
+        self._columns = None if columns is None else list(columns)
+        self._transform = transform
+        self._transform_threads = transform_threads
+        self._device = device
+        self._step = native.step()
+        self._last_ids = b""
+        self._steps_per_epoch = native.steps_per_epoch()
+        self._steps = native.steps()
+        self._source: Source | None = self._pipeline()
+
+    def _pipeline(self) -> Source:
+        wrap = _wrapper(self._output, self._device)
+        known = list(self._about["columns"])
+        source: Source = Arrays(self._native, self._columns, known, wrap)
+        if self._transform is not None:
+            source = Transformed(source, self._transform, self._transform_threads)
+        if self._device is not None:
+            source = to_device(source, self._device)
+        return source
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        delivery = self._next()
+        if delivery is None:
+            raise StopIteration
+        return delivery.batch
+
+    def _next(self) -> Delivery | None:
+        delivery = self._open_source().next()
+        if delivery is not None:
+            self._step = delivery.step + 1
+            self._last_ids = delivery.ids
+        return delivery
+
+    def __len__(self) -> int:
+        """The steps that are left; ``TypeError`` when the epochs never end."""
+        if self._steps is None:
+            raise TypeError("the feed goes on for ever; give it `epochs`, or use steps_per_epoch")
+        return max(self._steps - self._step, 0)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The steps of one epoch, the same for every rank."""
+        return self._steps_per_epoch
+
+    @property
+    def step(self) -> int:
+        """The step whose batch comes next; also the number of steps delivered since the start."""
+        return self._step
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the batch that comes next, from 0."""
+        return self._step // self._steps_per_epoch
+
+    @property
+    def rank(self) -> int:
+        """This process's number in its job."""
+        return int(self._about["rank"])
+
+    @property
+    def world_size(self) -> int:
+        """The number of processes in the job."""
+        return int(self._about["world_size"])
+
+    @property
+    def global_batch_size(self) -> int:
+        """Samples of one step over all ranks."""
+        return int(self._about["settings"]["batch_size"])
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of one step on each rank."""
+        return self.global_batch_size // self.world_size
+
+    @property
+    def dataset(self) -> str:
+        """The dataset and its version, as ``name@3``."""
+        return f"{self._about['dataset']}@{self._about['version']}"
+
+    @property
+    def rows(self) -> int:
+        """Samples of the split, over all ranks."""
+        return int(self._about["rows"])
+
+    @property
+    def schema(self) -> dict[str, dict[str, Any]]:
+        """Each column's ``dtype`` and the ``shape`` of one sample, as the engine delivers them."""
+        return dict(self._about["columns"])
+
+    @property
+    def last_ids(self) -> list[str]:
+        """The identities of the samples of the last batch, in order: 32 hexadecimal digits each."""
+        return sample_ids(self._last_ids)
+
+    def state_dict(self) -> State:
+        """Where the feed stands: after the batch that was delivered last.
+
+        A dict of plain values (it fits into JSON, ``torch.save`` and any checkpoint), the same on
+        every rank.
+        """
+        return make_state(self._about, self._step, self._steps_per_epoch)
+
+    def load_state_dict(self, state: Any) -> None:
+        """Goes on after the batch that was delivered last when ``state`` was made.
+
+        The world size may be another, and all settings that only decide speed or memory. Raises
+        :class:`forebay.InvalidError` naming what differs when the state is of another dataset,
+        split, seed or order.
+        """
+        self._seek(step_of(state, self._about, self._steps_per_epoch))
+
+    def _open_source(self) -> Source:
+        """The last stage, unless it is closed or another process's: see ``_forked``."""
+        if self._forked():
+            self._native.step()
+        if self._source is None:
+            raise InvalidError("the feed is closed; open another")
+        return self._source
+
+    def _forked(self) -> bool:
+        """Whether this is a forked child, where locks of the stages may be held for ever."""
+        return self._process != os.getpid()
+
+    def _seek(self, step: int) -> None:
+        """Goes on at ``step``; costs the same wherever it is."""
+        source = self._open_source()
+        if step == self._step:
+            return
+        # Stages that work ahead end with the feed they take from.
+        native = self._native.at(step)
+        source.close()
+        self._native, self._step = native, step
+        self._source = self._pipeline()
+
+    def stats(self) -> Stats:
+        """Counts since the feed was opened or moved; bytes, and seconds waited by cause."""
+        stats: Stats = json.loads(self._native.stats())
+        return stats
+
+    def traffic(self) -> dict[str, dict[str, int]]:
+        """Requests and bytes between this feed and the lake, by purpose (manifest, shard, …)."""
+        traffic: dict[str, dict[str, int]] = json.loads(self._engine.traffic())
+        return traffic
+
+    def meter(self, *, every_seconds: float = 1.0) -> Meter:
+        """A context that prints one line now and then: how fast, and why not faster."""
+        from ._meter import Meter
+
+        return Meter(self, every_seconds=every_seconds)
+
+    def close(self) -> None:
+        """Ends the feed and its threads. Batches that were delivered stay valid."""
+        if self._source is not None and not self._forked():
+            self._source.close()
+            self._source = None
+
+    def __del__(self) -> None:
+        # Threads of the stages keep those alive, but not the feed. It may not have been opened.
+        if "_source" in self.__dict__:
+            self.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return (
+            f"<forebay.Feed of {self.dataset}, {self._about['split']}, step {self._step}, "
+            f"rank {self.rank} of {self.world_size}>"
+        )
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a feed belongs to its process and cannot be pickled: send its state_dict() and open "
+            "another there"
+        )
+
+
+def feed(
+    lake: str | os.PathLike[str],
+    dataset: str,
+    *,
+    split: str = "train",
+    batch_size: int | None = None,
+    global_batch_size: int | None = None,
+    seed: int = 0,
+    shuffle: bool = True,
+    epochs: int | None = None,
+    local: str | os.PathLike[str] | None = None,
+    local_budget: int | str = LOCAL_BUDGET,
+    rank: int | None = None,
+    world_size: int | None = None,
+    device: str | None = None,
+    output: Output | None = None,
+    last_batch: Literal["short", "drop", "pad"] | None = None,
+    columns: Sequence[str] | None = None,
+    transform: Transform | None = None,
+    transform_threads: int = 2,
+    canonical_streams: int | None = None,
+    window_shards: int | None = None,
+    skip: Sequence[tuple[int, int]] | None = None,
+    buffer_bytes: int | str | None = None,
+    threads: int | None = None,
+    lookahead_bytes: int | str | None = None,
+    prefetch_threads: int | None = None,
+) -> Feed:
+    """Opens a feed: batches of a dataset in the lake, in an order that is a pure function.
+
+    Which samples a step has depends on the dataset, the seed, the order's settings and the global
+    batch size alone: not on world size, threads, or where it was resumed.
+
+    Parameters
+    ----------
+    lake
+        A directory or a URL.
+    dataset
+        ``"name"`` (the newest version) or ``"name@3"``.
+    split
+        ``"train"`` or ``"validation"``.
+    batch_size, global_batch_size
+        Samples of a step on each rank, or over all ranks. Give exactly one. A job that changes its
+        world size gives ``global_batch_size``: its steps stay the same.
+    seed, shuffle
+        Other seeds give other orders; without shuffling, samples come as they are stored.
+    epochs
+        Ends after so many; goes on for ever if ``None``.
+    local, local_budget
+        The local tier, a directory on this node that all its processes share (default:
+        ``$FOREBAY_LOCAL`` or ``~/.cache/forebay/local``), and the most it may hold, in bytes or as
+        ``"200GB"``.
+    rank, world_size
+        Default: ``torch.distributed`` where it is initialized, else ``RANK`` and ``WORLD_SIZE``,
+        else alone.
+    output, device
+        ``"torch"`` (default where torch is installed) or ``"numpy"``. ``device="cuda"`` puts
+        tensors on a GPU, copied one batch ahead.
+    last_batch
+        What becomes of an epoch's rest that fills no batch; the engine's default if ``None``.
+    columns
+        Those that are wanted; ``"__id__"`` is the samples' identities, ``uint8[batch, 16]``.
+    transform, transform_threads
+        A function from batch to batch, called on so many threads; the order is kept. What it
+        raises is raised here at its batch.
+    canonical_streams, window_shards, skip
+        The order's settings; the engine's defaults if ``None``. ``skip`` leaves out ranges of
+        steps, ``[(from, to), …]``.
+    buffer_bytes, threads, lookahead_bytes, prefetch_threads
+        Bounds: memory of batches assembled ahead, threads that assemble, bytes of shards fetched
+        ahead, fetches at once.
+
+    Raises
+    ------
+    forebay.InvalidError
+        An argument cannot work; the message says which and why.
+    forebay.NotFoundError
+        There is no such dataset, version or lake.
+    forebay.UnavailableError, forebay.CorruptError, …
+        A tier failed.
+    """
+    rank, world_size = find_rank(rank, world_size)
+    settings: dict[str, Any] = {
+        "seed": seed,
+        "shuffle": shuffle,
+        "batch_size": _global_batch_size(batch_size, global_batch_size, world_size),
+        "epochs": epochs,
+    }
+    chosen = {
+        "last_batch": last_batch,
+        "canonical_streams": canonical_streams,
+        "window_shards": window_shards,
+        "skip": None if skip is None else [list(steps) for steps in skip],
+        "buffer_bytes": _bytes("buffer_bytes", buffer_bytes),
+        "threads": threads,
+        "lookahead_bytes": _bytes("lookahead_bytes", lookahead_bytes),
+        "prefetch_threads": prefetch_threads,
+    }
+    settings.update({name: value for name, value in chosen.items() if value is not None})
+    _wrapper(output, device)
+    engine = open_engine(lake, local, local_budget)
+    name, version = parse_dataset(dataset)
+    native = engine.feed(
+        dataset=name,
+        version=version,
+        split=split,
+        settings=json.dumps(settings),
+        rank=rank,
+        world_size=world_size,
+        step=0,
+    )
+    return Feed(
+        engine,
+        native,
+        output=output,
+        columns=columns,
+        transform=transform,
+        transform_threads=transform_threads,
+        device=device,
+    )
+
+
+def open_engine(
+    lake: str | os.PathLike[str],
+    local: str | os.PathLike[str] | None,
+    local_budget: int | str,
+) -> _forebay.Engine:
+    """Both tiers; the local one's directory is made where it is the default."""
+    if local is None:
+        home = os.environ.get("FOREBAY_LOCAL")
+        folder = Path(home) if home else Path.home() / ".cache" / "forebay" / "local"
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    else:
+        folder = Path(local)
+    return _forebay.Engine(os.fspath(lake), folder, parse_bytes("local_budget", local_budget))
+
+
+def parse_dataset(text: str) -> tuple[str, int | None]:
+    """``"name@3"`` as a name and a version; ``"name"`` has none."""
+    name, at, version = text.partition("@")
+    if not at:
+        return name, None
+    if version.isascii() and version.isdigit() and int(version) > 0:
+        return name, int(version)
+    raise InvalidError(f"dataset is {text!r}; write 'name' or 'name@3'")
+
+
+def _global_batch_size(per_rank: int | None, over_all: int | None, world_size: int) -> int:
+    if over_all is None and per_rank is not None:
+        return per_rank * world_size
+    if per_rank is None and over_all is not None:
+        return over_all
+    raise InvalidError(
+        "give exactly one of batch_size (samples of a step on each rank) and global_batch_size "
+        "(over all ranks)"
+    )
+
+
+def _bytes(setting: str, value: int | str | None) -> int | None:
+    return None if value is None else parse_bytes(setting, value)
+
+
+def _wrapper(output: Output | None, device: str | None) -> Any:
+    """What makes the consumer's arrays of numpy's: ``None`` leaves them."""
+    if output == "numpy":
+        if device is not None and device != "cpu":
+            raise InvalidError(f"output is 'numpy', which has no device {device!r}")
+        return None
+    if output not in (None, "torch"):
+        raise InvalidError(f"output is {output!r}; choose 'torch' or 'numpy'")
+    try:
+        import torch
+    except ImportError as error:
+        if output is None and device is None:
+            return None
+        raise InvalidError(f"output is 'torch', which is not installed: {error}") from error
+    return torch.from_numpy
+
+
+def epoch_of(feed: Feed) -> Iterator[Batch]:
+    """The batches that are left of the feed's current epoch."""
+    end = (feed.epoch + 1) * feed.steps_per_epoch
+    while feed.step < end:
+        delivery = feed._next()
+        if delivery is None:
+            return
+        yield delivery.batch

@@ -1,0 +1,75 @@
+"""JAX: batches as arrays on its devices, put there one ahead."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from ._batches import Delivery
+from ._feed import Feed
+from ._state import State, make_state
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Batches:
+    """The batches of ``feed``, opened with ``output="numpy"``, as JAX arrays.
+
+    ``device`` is a device or a sharding, as ``jax.device_put`` takes it; by default JAX decides.
+    JAX copies beside the computation: the batch after this one is on its way when this one is
+    handed out. Take the state from here, not from the feed: it is of delivered batches.
+
+    JAX has no 64-bit types unless they are enabled; tokens are ``uint16`` or ``uint32``.
+    """
+
+    def __init__(self, feed: Feed, device: Any = None) -> None:
+        self._feed = feed
+        self._device = device
+        self._step = feed.step
+        self._last_ids: list[str] = []
+        self._ahead: tuple[Delivery, dict[str, Any]] | None = None
+        self._error: BaseException | None = None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        current = self._ahead or self._start()
+        self._ahead = None
+        if current is None:
+            raise StopIteration
+        try:
+            self._ahead = self._start()
+        except Exception as error:
+            # It belongs to the batch after this one.
+            self._error = error
+        delivery, batch = current
+        self._step, self._last_ids = delivery.step + 1, delivery.sample_ids()
+        return batch
+
+    def _start(self) -> tuple[Delivery, dict[str, Any]] | None:
+        delivery = self._feed._next()
+        if delivery is None:
+            return None
+        # JAX keeps the arrays until it has copied them, or for good where it can use their memory.
+        return delivery, jax.device_put(delivery.batch, self._device)
+
+    @property
+    def last_ids(self) -> list[str]:
+        """The identities of the samples of the last batch."""
+        return self._last_ids
+
+    def state_dict(self) -> State:
+        """See ``Feed.state_dict``; a feed or another ``Batches`` goes on from it."""
+        return make_state(self._feed._about, self._step, self._feed.steps_per_epoch)
+
+    def load_state_dict(self, state: Any) -> None:
+        """See ``Feed.load_state_dict``."""
+        self._ahead = self._error = None
+        self._feed.load_state_dict(state)
+        self._step = self._feed.step
