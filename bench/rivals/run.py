@@ -1,8 +1,8 @@
 """Runs every contestant on every workload and prints one Markdown table a workload, then one JSON line a result.
 
 Contestants take turns, round after round, so that all of them meet the same noise, and each is held against the floor
-of its own round. Every act is a child process (child.py) with its own interpreter, temporary directory and time limit;
-one that fails or hangs is a line in the table, not the end of the run. Everything is written under `--work`; converted
+of its own round. Every act is a child process (child.py) with its own interpreter, temporary directory, /dev/shm
+(where the system lets us) and time limit; one that fails or hangs is a line in the table, not the end of the run. Everything is written under `--work`; converted
 data is kept there and used again.
 """
 
@@ -29,7 +29,7 @@ HERE = Path(__file__).resolve().parent
 FLOOR = "floor"
 PREPARE_LIMIT_SECONDS = 3600.0
 MEMORY_EVERY_SECONDS = 0.1
-NAMESPACES = ["unshare", "--map-root-user", "--mount", "--pid", "--fork", "--mount-proc"]
+NAMESPACES = ["unshare", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
 class Bench:
@@ -77,7 +77,6 @@ class Bench:
             "LITDATA_DISABLE_VERSION_CHECK": "1",
             "OMP_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",
-            "PYTHONDONTWRITEBYTECODE": "1",
         }
 
     def act(self, act: str, contestant: str, workload: w.Workload, memory: bool = False) -> dict:
@@ -89,7 +88,7 @@ class Bench:
         pinned = act in ("resume", "measure")
         command = self.command(act, contestant, workload, output, pinned)
         limit = PREPARE_LIMIT_SECONDS if act == "prepare" else self.arguments.timeout
-        return self.wait(command, contestant, output, limit, memory)
+        return self.wait(isolated(command) if self.private else command, contestant, output, limit, memory)
 
     def wait(self, command, contestant: str, output: Path, limit: float, memory: bool) -> dict:
         log = output.with_suffix(".log")
@@ -142,6 +141,11 @@ def interpreters(pairs: list[str]) -> dict[str, str]:
             raise SystemExit(f"--python {pair}: NAME=PATH is due, with a name of {', '.join(ORDER)}")
         found[name] = path
     return found
+
+
+def isolated(command: list[str]) -> list[str]:
+    """The command with a /dev/shm and process numbers of its own: whatever it leaves there ends with it."""
+    return [*NAMESPACES, "sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh", *command]
 
 
 def can_isolate() -> bool:
