@@ -50,26 +50,27 @@ class Samples(StreamingDataset):
         return torch.frombuffer(sample["blob"], dtype=torch.uint8)
 
 
-def first(samples):
-    """A batch of one blob is the blob: stacking it would only copy it."""
-    return samples[0]
+def view(samples):
+    """A batch of one blob, [1, bytes], over the blob itself: stacking would copy it, and the loader counts rows."""
+    return samples[0].unsqueeze(0)
 
 
 class Feed:
     def __init__(self, workload, target: Path, state):
         dataset = Samples(local=str(target / "mds"), shuffle=True, shuffle_seed=w.SEED, batch_size=workload.batch_size)
+        self.blobs = workload.name == w.BLOBS
         self.loader = StreamingDataLoader(
             dataset,
             batch_size=workload.batch_size,
             num_workers=workload.workers,
             persistent_workers=workload.workers > 0,
-            collate_fn=first if workload.name == w.BLOBS else None,
+            collate_fn=view if workload.name == w.BLOBS else None,
         )
         if state:
             self.loader.load_state_dict(state)
 
     def __iter__(self):
-        return iter(self.loader)
+        return (batch[0] for batch in self.loader) if self.blobs else iter(self.loader)
 
     def state(self, batches: int):
         return self.loader.state_dict()
