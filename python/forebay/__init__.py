@@ -26,7 +26,7 @@ and ``forebay.transformers`` need their packages; this one needs numpy alone.
   builds do not load. Nothing in it needs the global lock: built without ``abi3``, it says so.
 """
 
-from ._batches import Batch, Transform, sample_ids
+from ._batches import Batch, Ragged, Transform, sample_ids
 from ._errors import (
     ConflictError,
     CorruptError,
@@ -42,6 +42,7 @@ from ._errors import (
 )
 from ._feed import Feed, Stats, feed
 from ._forebay import VERSION as __version__
+from ._index import Indexed, index
 from ._meter import Meter
 from ._prepare import Prepared, prepare
 from ._state import State
@@ -54,6 +55,7 @@ __all__ = [
     "Error",
     "Feed",
     "FullError",
+    "Indexed",
     "InternalError",
     "InvalidError",
     "Meter",
@@ -61,6 +63,7 @@ __all__ = [
     "NotFoundError",
     "Origin",
     "Prepared",
+    "Ragged",
     "RefusedError",
     "Sample",
     "State",
@@ -70,6 +73,7 @@ __all__ = [
     "UnavailableError",
     "__version__",
     "feed",
+    "index",
     "prepare",
     "sample_ids",
     "trace",

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ._errors import InvalidError
+from ._state import Cursor
 
 if TYPE_CHECKING:
     from . import _forebay
@@ -30,6 +31,13 @@ Transform = Callable[[Batch], Batch]
 ID = "__id__"
 
 
+class Ragged(NamedTuple):
+    """A column of vectors of different lengths: row ``i`` is ``values[offsets[i]:offsets[i + 1]]``."""
+
+    values: Any
+    offsets: Any
+
+
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """One batch with what it is: its step, its epoch, and its samples' identities (16 bytes each)."""
@@ -38,6 +46,8 @@ class Delivery:
     epoch: int
     ids: bytes
     batch: Batch
+    #: Where the run stands after it.
+    after: Cursor
 
     def sample_ids(self) -> list[str]:
         return sample_ids(self.ids)
@@ -85,13 +95,30 @@ class Arrays:
         arrays: Batch = {}
         for column in native.columns():
             if self._wanted is None or column.name in self._wanted:
-                arrays[column.name] = _array(column)
+                arrays[column.name] = self._column(column)
         if self._wanted is not None and ID in self._wanted:
             # A copy, so that it can be written like every other column.
-            arrays[ID] = np.frombuffer(bytearray(native.ids), np.uint8).reshape(-1, 16)
-        if self._wrap is not None:
-            arrays = {name: self._wrap(array) for name, array in arrays.items()}
-        return Delivery(native.step, native.epoch, native.ids, arrays)
+            ids = np.frombuffer(bytearray(native.ids), np.uint8).reshape(-1, 16)
+            arrays[ID] = self._wrapped(ids)
+        after = Cursor(*native.after)
+        return Delivery(native.step, native.epoch, native.ids, arrays, after)
+
+    def _column(self, column: _forebay.Column) -> Any:
+        """An array; a :class:`Ragged`; or a list of arrays (bytes) or of ``str`` (text)."""
+        values, offsets = _array(column), column.offsets
+        if column.kind in ("dense", "padded") or offsets is None:
+            return self._wrapped(values)
+        if column.kind == "ragged":
+            return Ragged(self._wrapped(values), self._wrapped(np.asarray(offsets, np.int64)))
+        rows = list(zip(offsets, offsets[1:]))
+        if column.kind == "text":
+            whole = values.tobytes()
+            return [whole[start:end].decode() for start, end in rows]
+        wrapped = self._wrapped(values)
+        return [wrapped[start:end] for start, end in rows]
+
+    def _wrapped(self, array: Any) -> Any:
+        return array if self._wrap is None else self._wrap(array)
 
     def close(self) -> None:
         self._native.close()

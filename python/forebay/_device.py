@@ -8,6 +8,7 @@ does not.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ._batches import Batch, Delivery, Source
@@ -71,10 +72,16 @@ class OnGpu:
         stream = self._torch.cuda.current_stream(self._device)
         stream.wait_event(copied)
         for value in delivery.batch.values():
-            if isinstance(value, self._torch.Tensor) and value.is_cuda:
-                # Its memory must not be reused before this stream is done with it.
-                value.record_stream(stream)
+            # Its memory must not be reused before this stream is done with it.
+            self._record(value, stream)
         return delivery
+
+    def _record(self, value: Any, stream: Any) -> None:
+        if isinstance(value, (tuple, list)):
+            for one in value:
+                self._record(one, stream)
+        elif isinstance(value, self._torch.Tensor) and value.is_cuda:
+            value.record_stream(stream)
 
     def close(self) -> None:
         self._ahead = None
@@ -88,10 +95,14 @@ class OnGpu:
         with self._torch.cuda.stream(self._stream):
             batch: Batch = {name: self._copy(value) for name, value in delivery.batch.items()}
             copied = self._stream.record_event()
-        return Delivery(delivery.step, delivery.epoch, delivery.ids, batch), copied
+        return replace(delivery, batch=batch), copied
 
     def _copy(self, value: Any) -> Any:
-        """A tensor on the device; anything else as it is."""
+        """A tensor on the device, and those in lists and tuples; anything else as it is."""
+        if isinstance(value, tuple):
+            return type(value)(*map(self._copy, value))
+        if isinstance(value, list):
+            return [self._copy(one) for one in value]
         if not isinstance(value, self._torch.Tensor):
             return value
         pinned = value if value.is_pinned() or value.is_cuda else value.pin_memory()

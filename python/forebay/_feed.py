@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -13,7 +13,7 @@ from ._batches import Arrays, Batch, Delivery, Source, Transform, sample_ids
 from ._device import to_device
 from ._errors import InvalidError
 from ._rank import find_rank
-from ._state import State, make_state, step_of
+from ._state import Cursor, State, cursor_of, dataset_of, make_state
 from ._transform import Transformed
 from ._units import parse_bytes
 
@@ -42,10 +42,13 @@ class Stats(TypedDict):
     samples: int
     bytes: int
     waited: Waited
+    elapsed: float
     cache_hits: int
     cache_misses: int
     refetches: int
     lake_bytes: int
+    lake_requests: int
+    buffer_bytes: int
     prefetched: int
     prefetches_bypassed: int
     prefetches_failed: int
@@ -83,7 +86,7 @@ class Feed:
         self._transform = transform
         self._transform_threads = transform_threads
         self._device = device
-        self._step = native.step()
+        self._cursor = Cursor(*native.cursor())
         self._last_ids = b""
         self._steps_per_epoch = native.steps_per_epoch()
         self._steps = native.steps()
@@ -111,7 +114,7 @@ class Feed:
     def _next(self) -> Delivery | None:
         delivery = self._open_source().next()
         if delivery is not None:
-            self._step = delivery.step + 1
+            self._cursor = delivery.after
             self._last_ids = delivery.ids
         return delivery
 
@@ -119,7 +122,7 @@ class Feed:
         """The steps that are left; ``TypeError`` when the epochs never end."""
         if self._steps is None:
             raise TypeError("the feed goes on for ever; give it `epochs`, or use steps_per_epoch")
-        return max(self._steps - self._step, 0)
+        return max(self._steps - self.step, 0)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -129,12 +132,12 @@ class Feed:
     @property
     def step(self) -> int:
         """The step whose batch comes next; also the number of steps delivered since the start."""
-        return self._step
+        return self._cursor.step
 
     @property
     def epoch(self) -> int:
         """The epoch of the batch that comes next, from 0."""
-        return self._step // self._steps_per_epoch
+        return self._cursor.epoch
 
     @property
     def rank(self) -> int:
@@ -153,18 +156,18 @@ class Feed:
 
     @property
     def batch_size(self) -> int:
-        """Samples of one step on each rank."""
-        return self.global_batch_size // self.world_size
+        """Samples of one step on each rank; where ranks get unequal parts, of the first."""
+        return -(-self.global_batch_size // self.world_size)
 
     @property
     def dataset(self) -> str:
-        """The dataset and its version, as ``name@3``."""
-        return f"{self._about['dataset']}@{self._about['version']}"
+        """The dataset and its version, as ``name@3``; several are joined by ``+``."""
+        return dataset_of(self._about)
 
     @property
     def rows(self) -> int:
         """Samples of the split, over all ranks."""
-        return int(self._about["rows"])
+        return sum(int(one["rows"]) for one in self._about["datasets"])
 
     @property
     def schema(self) -> dict[str, dict[str, Any]]:
@@ -182,16 +185,16 @@ class Feed:
         A dict of plain values (it fits into JSON, ``torch.save`` and any checkpoint), the same on
         every rank.
         """
-        return make_state(self._about, self._step, self._steps_per_epoch)
+        return make_state(self._about, self._cursor)
 
     def load_state_dict(self, state: Any) -> None:
         """Goes on after the batch that was delivered last when ``state`` was made.
 
-        The world size may be another, and all settings that only decide speed or memory. Raises
+        World size and batch size may be others, and all settings that only decide speed or memory. Raises
         :class:`forebay.InvalidError` naming what differs when the state is of another dataset,
         split, seed or order.
         """
-        self._seek(step_of(state, self._about, self._steps_per_epoch))
+        self._seek(cursor_of(state, self._about))
 
     def _open_source(self) -> Source:
         """The last stage, unless it is closed or another process's: see ``_forked``."""
@@ -205,15 +208,16 @@ class Feed:
         """Whether this is a forked child, where locks of the stages may be held for ever."""
         return self._process != os.getpid()
 
-    def _seek(self, step: int) -> None:
-        """Goes on at ``step``; costs the same wherever it is."""
+    def _seek(self, cursor: Cursor) -> None:
+        """Goes on at ``cursor``; costs the same wherever it is."""
         source = self._open_source()
-        if step == self._step:
+        if cursor == self._cursor:
             return
         # Stages that work ahead end with the feed they take from.
-        native = self._native.at(step)
+        native = self._native.at(*cursor)
         source.close()
-        self._native, self._step = native, step
+        self._native, self._cursor = native, Cursor(*native.cursor())
+        self._steps = native.steps()
         self._source = self._pipeline()
 
     def stats(self) -> Stats:
@@ -251,7 +255,7 @@ class Feed:
 
     def __repr__(self) -> str:
         return (
-            f"<forebay.Feed of {self.dataset}, {self._about['split']}, step {self._step}, "
+            f"<forebay.Feed of {self.dataset}, {self._about['split']}, step {self.step}, "
             f"rank {self.rank} of {self.world_size}>"
         )
 
@@ -264,7 +268,7 @@ class Feed:
 
 def feed(
     lake: str | os.PathLike[str],
-    dataset: str,
+    dataset: str | Mapping[str, float],
     *,
     split: str = "train",
     batch_size: int | None = None,
@@ -285,6 +289,9 @@ def feed(
     canonical_streams: int | None = None,
     window_shards: int | None = None,
     skip: Sequence[tuple[int, int]] | None = None,
+    schedule: Sequence[tuple[int, Mapping[str, float]]] | None = None,
+    images: Mapping[str, Mapping[str, Any]] | None = None,
+    padding: Mapping[str, float | Mapping[str, float]] | None = None,
     buffer_bytes: int | str | None = None,
     threads: int | None = None,
     lookahead_bytes: int | str | None = None,
@@ -300,7 +307,17 @@ def feed(
     lake
         A directory or a URL.
     dataset
-        ``"name"`` (the newest version) or ``"name@3"``.
+        ``"name"`` (the newest version) or ``"name@3"``, prepared or indexed. Several are mixed by
+        weight: ``{"web": 3, "code@2": 1}``; each goes through its own epochs in its own order.
+    schedule
+        Other weights from some step on: ``[(10_000, {"web": 1, "code@2": 1})]``.
+    images
+        Columns that are encoded images, and what to make of them:
+        ``{"jpg": {"size": [224, 224], "crop": "resize", "dtype": "U8", "layout": "chw"}}``. What is
+        random is a function of seed, epoch and sample.
+    padding
+        Columns of varying length to be filled up to one length: ``{"labels": -1}``, or
+        ``{"labels": {"value": -1, "items": 128}}`` for a fixed one.
     split
         ``"train"`` or ``"validation"``.
     batch_size, global_batch_size
@@ -354,7 +371,9 @@ def feed(
         "last_batch": last_batch,
         "canonical_streams": canonical_streams,
         "window_shards": window_shards,
-        "skip": None if skip is None else [list(steps) for steps in skip],
+        "skip_steps": None if skip is None else [list(steps) for steps in skip],
+        "images": None if images is None else {name: dict(one) for name, one in images.items()},
+        "padding": None if padding is None else {n: _padding(one) for n, one in padding.items()},
         "buffer_bytes": _bytes("buffer_bytes", buffer_bytes),
         "threads": threads,
         "lookahead_bytes": _bytes("lookahead_bytes", lookahead_bytes),
@@ -363,15 +382,17 @@ def feed(
     settings.update({name: value for name, value in chosen.items() if value is not None})
     _wrapper(output, device)
     engine = open_engine(lake, local, local_budget)
-    name, version = parse_dataset(dataset)
+    weights = {dataset: 1.0} if isinstance(dataset, str) else dict(dataset)
+    if not isinstance(dataset, str) or schedule is not None:
+        size = int(settings["batch_size"])
+        settings["mixture"] = {"schedule": _schedule(weights, schedule or (), size)}
     native = engine.feed(
-        dataset=name,
-        version=version,
+        datasets=[parse_dataset(name) for name in weights],
         split=split,
         settings=json.dumps(settings),
         rank=rank,
         world_size=world_size,
-        step=0,
+        cursor=(0, 0, 0),
     )
     return Feed(
         engine,
@@ -420,6 +441,32 @@ def _global_batch_size(per_rank: int | None, over_all: int | None, world_size: i
     )
 
 
+def _schedule(
+    weights: Mapping[str, float],
+    changes: Sequence[tuple[int, Mapping[str, float]]],
+    global_batch_size: int,
+) -> list[dict[str, Any]]:
+    """The weights over time, each from a number of samples on."""
+    for _, later in changes:
+        unknown = [name for name in later if name not in weights]
+        if unknown:
+            raise InvalidError(
+                f"the schedule names {unknown[0]!r}, which is no dataset of this feed; give it the "
+                "weight 0 at the start"
+            )
+    return [
+        {
+            "from_sample": step * global_batch_size,
+            "weights": [float(later.get(name, 0.0)) for name in weights],
+        }
+        for step, later in [(0, weights), *changes]
+    ]
+
+
+def _padding(one: float | Mapping[str, float]) -> dict[str, float]:
+    return dict(one) if isinstance(one, Mapping) else {"value": one}
+
+
 def _bytes(setting: str, value: int | str | None) -> int | None:
     return None if value is None else parse_bytes(setting, value)
 
@@ -443,8 +490,8 @@ def _wrapper(output: Output | None, device: str | None) -> Any:
 
 def epoch_of(feed: Feed) -> Iterator[Batch]:
     """The batches that are left of the feed's current epoch."""
-    end = (feed.epoch + 1) * feed.steps_per_epoch
-    while feed.step < end:
+    epoch = feed.epoch
+    while feed.epoch == epoch:
         delivery = feed._next()
         if delivery is None:
             return

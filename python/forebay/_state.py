@@ -1,22 +1,33 @@
 """The state of a feed: plain data that fits into any checkpoint.
 
-It says which samples were delivered: of which dataset, in which order, how many. It is small, it
-is the same on every rank, and it does not depend on the world size. A state of other data or of
-another order is refused, naming what differs.
+It says which samples were delivered: of which datasets, in which order, how many. It is small, it
+is the same on every rank, and it depends neither on the world size nor on the batch size. A state of
+other data or of another order is refused, naming what differs.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from ._errors import InvalidError, NewerFormatError
 
 VERSION = 1
 
-#: Settings that decide how fast and within which bounds, not what comes when.
-_SPEED = frozenset({"lookahead_bytes", "prefetch_threads", "buffer_bytes", "threads"})
-#: Settings that a position carries over: how long to go on, and how many samples make a step.
-_LENGTH = frozenset({"epochs", "batch_size"})
+#: Settings that decide how fast, within which bounds and in which form, not what comes when.
+_SPEED = frozenset(
+    {"lookahead_bytes", "prefetch_threads", "buffer_bytes", "threads", "columns", "padding"}
+)
+#: Settings that a position carries over: how long to go on, how many samples make a step, what
+#: becomes of an epoch's end, and what to leave out from here on.
+_LENGTH = frozenset({"epochs", "batch_size", "last_batch", "skip_steps"})
+
+
+class Cursor(NamedTuple):
+    """Where a run stands: the step that comes next, its epoch, and the samples of it before."""
+
+    step: int
+    epoch: int
+    offset: int
 
 
 class State(TypedDict):
@@ -30,35 +41,36 @@ class State(TypedDict):
     global_batch_size: int
     epoch: int
     samples_in_epoch: int
-    samples: int
     step: int
 
 
-def make_state(about: dict[str, Any], step: int, steps_per_epoch: int) -> State:
-    """The state of the feed that ``about`` describes, after ``step`` delivered steps."""
-    size = int(about["settings"]["batch_size"])
-    epoch, within = divmod(step, steps_per_epoch)
+def make_state(about: dict[str, Any], cursor: Cursor) -> State:
+    """The state of the feed that ``about`` describes, at ``cursor``."""
     return {
         "version": VERSION,
-        "dataset": f"{about['dataset']}@{about['version']}",
-        "identity": about["identity"],
+        "dataset": dataset_of(about),
+        "identity": "+".join(one["identity"] for one in about["datasets"]),
         "split": about["split"],
         "order": _order(about),
-        "global_batch_size": size,
-        "epoch": epoch,
-        "samples_in_epoch": within * size,
-        "samples": step * size,
-        "step": step,
+        "global_batch_size": int(about["settings"]["batch_size"]),
+        "epoch": cursor.epoch,
+        "samples_in_epoch": cursor.offset,
+        "step": cursor.step,
     }
 
 
-def step_of(state: Any, about: dict[str, Any], steps_per_epoch: int) -> int:
-    """The step at which the feed that ``about`` describes goes on from ``state``.
+def dataset_of(about: dict[str, Any]) -> str:
+    """The datasets and their versions, as ``name@3``, joined by ``+``."""
+    return "+".join(f"{one['dataset']}@{one['version']}" for one in about["datasets"])
+
+
+def cursor_of(state: Any, about: dict[str, Any]) -> Cursor:
+    """Where the feed that ``about`` describes goes on from ``state``.
 
     Raises :class:`InvalidError` when they do not belong together.
     """
     found = _read(state)
-    here = make_state(about, 0, steps_per_epoch)
+    here = make_state(about, Cursor(0, 0, 0))
     differs = [
         f"{what} ({found[key]!r} there, {here[key]!r} here)"  # type: ignore[literal-required]
         for key, what in (("identity", "dataset"), ("split", "split"))
@@ -77,17 +89,7 @@ def step_of(state: Any, about: dict[str, Any], steps_per_epoch: int) -> int:
             f"the state belongs to other data or another order: {', '.join(differs)}; "
             "open the feed as it was when the state was made, or start anew without it"
         )
-    size = here["global_batch_size"]
-    if found["global_batch_size"] == size:
-        return found["step"]
-    epoch, within = found["epoch"], found["samples_in_epoch"]
-    if within % size:
-        raise InvalidError(
-            f"the state was made after {within} samples of epoch {epoch}, which is inside a global "
-            f"batch of {size}; resume with a global_batch_size that divides {within} "
-            f"(it was {found['global_batch_size']})"
-        )
-    return epoch * steps_per_epoch + within // size
+    return Cursor(found["step"], found["epoch"], found["samples_in_epoch"])
 
 
 def _order(about: dict[str, Any]) -> dict[str, Any]:
@@ -105,7 +107,7 @@ def _read(state: Any) -> State:
     missing = sorted(State.__annotations__.keys() - state.keys())
     if missing:
         raise InvalidError(f"the state of the feed is incomplete: it lacks {', '.join(missing)}")
-    counts = ("global_batch_size", "epoch", "samples_in_epoch", "samples", "step")
+    counts = ("global_batch_size", "epoch", "samples_in_epoch", "step")
     wrong = [name for name in counts if type(state[name]) is not int or state[name] < 0]
     if wrong or not isinstance(state["order"], dict):
         name = wrong[0] if wrong else "order"

@@ -22,6 +22,7 @@ class Origin(TypedDict):
 class Sample(TypedDict):
     """A sample of a step: its identity, where it is stored, and what it was made of."""
 
+    dataset: str
     id: str
     shard: int
     shard_digest: str

@@ -10,6 +10,7 @@ Threads are daemons: a transform that hangs does not keep the process from endin
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 from ._batches import Delivery, Source, Transform
 from ._errors import InvalidError
@@ -107,7 +108,7 @@ class Transformed:
             return _noted(ended, delivery)
         except BaseException as error:
             return _noted(error, delivery)
-        return Delivery(delivery.step, delivery.epoch, delivery.ids, batch)
+        return replace(delivery, batch=batch)
 
     def _put(self, number: int, outcome: Delivery | BaseException | None) -> None:
         with self._changed:

@@ -27,7 +27,7 @@ class Batches:
     def __init__(self, feed: Feed, device: Any = None) -> None:
         self._feed = feed
         self._device = device
-        self._step = feed.step
+        self._cursor = feed._cursor
         self._last_ids: list[str] = []
         self._ahead: tuple[Delivery, dict[str, Any]] | None = None
         self._error: BaseException | None = None
@@ -49,7 +49,7 @@ class Batches:
             # It belongs to the batch after this one.
             self._error = error
         delivery, batch = current
-        self._step, self._last_ids = delivery.step + 1, delivery.sample_ids()
+        self._cursor, self._last_ids = delivery.after, delivery.sample_ids()
         return batch
 
     def _start(self) -> tuple[Delivery, dict[str, Any]] | None:
@@ -66,10 +66,10 @@ class Batches:
 
     def state_dict(self) -> State:
         """See ``Feed.state_dict``; a feed or another ``Batches`` goes on from it."""
-        return make_state(self._feed._about, self._step, self._feed.steps_per_epoch)
+        return make_state(self._feed._about, self._cursor)
 
     def load_state_dict(self, state: Any) -> None:
         """See ``Feed.load_state_dict``."""
         self._ahead = self._error = None
         self._feed.load_state_dict(state)
-        self._step = self._feed.step
+        self._cursor = self._feed._cursor

@@ -17,7 +17,7 @@ import torch.utils.data
 from ._batches import Batch
 from ._errors import RefusedError
 from ._feed import Feed, epoch_of, feed
-from ._state import State
+from ._state import Cursor, State
 
 
 class DataLoader:
@@ -55,13 +55,16 @@ class DataLoader:
     def __iter__(self) -> Iterator[Batch]:
         # Nothing happens before the first batch is asked for: frameworks make iterators that they
         # never use.
-        if not self._is_placed and self.feed.step % len(self):
-            self.feed._seek((self.feed.epoch + 1) * len(self))
+        if not self._is_placed and self.feed._cursor.offset:
+            self.feed._seek(self._start(self.feed.epoch + 1))
         self._is_placed = False
         yield from epoch_of(self.feed)
 
     def __len__(self) -> int:
         return self.feed.steps_per_epoch
+
+    def _start(self, epoch: int) -> Cursor:
+        return Cursor(epoch * len(self), epoch, 0)
 
     @property
     def batch_size(self) -> int:
@@ -71,7 +74,7 @@ class DataLoader:
     def set_epoch(self, epoch: int) -> None:
         """The next iteration gives ``epoch``, from 0; a state inside of it that was loaded stays."""
         if not (self._is_placed and self.feed.epoch == epoch):
-            self.feed._seek(epoch * len(self))
+            self.feed._seek(self._start(epoch))
             self._is_placed = True
 
     def state_dict(self) -> State:

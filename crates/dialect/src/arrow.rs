@@ -71,6 +71,11 @@ impl Dialect for Arrow {
         Ok(Survey { schema, context, cuts: cuts.finish() })
     }
 
+    /// Files of one dataset must agree: values are found by the schema they were written with.
+    fn merge(&self, a: &Schema, b: &Schema) -> Option<Schema> {
+        crate::merge::same(a, b)
+    }
+
     fn decode(
         &self,
         _stored: &[u8],

@@ -93,6 +93,18 @@ struct Spec {
 }
 
 impl LitData {
+    /// The dialect of a dataset that was surveyed before, from its context.
+    ///
+    /// # Errors
+    /// When the context is not one of LitData's.
+    pub fn of_context(context: &str) -> Result<Self, Error> {
+        let settings = serde_json::from_str(context);
+        let settings = settings.map_err(|source| {
+            damaged("the context of the dataset", format!("it cannot be read ({source})"))
+        })?;
+        Ok(Self { settings })
+    }
+
     /// The dialect of the dataset whose `index.json` has these bytes.
     ///
     /// # Errors
@@ -306,6 +318,11 @@ impl Dialect for LitData {
         Ok(Survey { schema, context, cuts: vec![cut] })
     }
 
+    /// Files of one dataset must agree: values are found by the schema they were written with.
+    fn merge(&self, a: &Schema, b: &Schema) -> Option<Schema> {
+        crate::merge::same(a, b)
+    }
+
     fn decode(
         &self,
         stored: &[u8],
@@ -324,8 +341,7 @@ impl Dialect for LitData {
         context: &str,
         object: &str,
     ) -> Result<Box<dyn Rows>, Error> {
-        let settings: Settings = serde_json::from_str(context)
-            .map_err(|source| damaged(object, format!("its context cannot be read ({source})")))?;
+        let Self { settings } = Self::of_context(context)?;
         let mut rows = LitDataRows::read(content, &settings, object)?;
         let same = rows.columns.len() == schema.fields.len()
             && rows.columns.iter().zip(&schema.fields).all(|(column, field)| {

@@ -80,6 +80,11 @@ impl Dialect for Mds {
         Ok(Survey { schema, context: String::new(), cuts: vec![cut] })
     }
 
+    /// Files of one dataset must agree: values are found by the schema they were written with.
+    fn merge(&self, a: &Schema, b: &Schema) -> Option<Schema> {
+        crate::merge::same(a, b)
+    }
+
     fn decode(
         &self,
         stored: &[u8],

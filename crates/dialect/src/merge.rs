@@ -24,6 +24,12 @@ pub fn merge(a: &Schema, b: &Schema) -> Option<Schema> {
     })
 }
 
+/// Merges two schemas that must be the same, but for one without fields.
+pub(crate) fn same(a: &Schema, b: &Schema) -> Option<Schema> {
+    merge_by(a, b, |_, a, b| a.filter(|kind| Some(*kind) == b).cloned())
+        .filter(|merged| [a, b].iter().all(|s| s.fields.is_empty() || *s == merged))
+}
+
 /// Merges two schemas field by field: `kind` says what a field of this name is that is of these
 /// kinds in the two, or is missing in one of them.
 pub(crate) fn merge_by(

@@ -64,6 +64,11 @@ impl Dialect for Parquet {
         guard(object, || survey(stored, object))
     }
 
+    /// Files of one dataset must agree: values are found by the schema they were written with.
+    fn merge(&self, a: &Schema, b: &Schema) -> Option<Schema> {
+        crate::merge::same(a, b)
+    }
+
     fn decode(
         &self,
         stored: &[u8],

@@ -3,7 +3,13 @@
 //! Extents are opened in the order in which the rows lie, each once a batch; values are then copied
 //! column by column in the order of the batch.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use forebay_image::{AugmentKey, ImageDecoder, Scratch};
+use forebay_types::{Digest, SampleId};
 
 use crate::{
     Error,
@@ -30,12 +36,17 @@ pub(crate) struct Assembler {
     pub shelf: Shelf,
     pub columns: Columns,
     pub pool: Arc<Pool>,
+    pub seed: u64,
+    /// Working memory of image decoders: as many as threads have decoded at once.
+    pub scratches: Mutex<Vec<Scratch>>,
 }
 
 /// One row: where it lies, where it goes, and until when its stream stays at its extent.
 struct Wanted {
     slot: Slot,
     row: u32,
+    /// The epoch of its dataset, which decides how it is augmented.
+    epoch: u64,
     index: usize,
     needed_until: u64,
 }
@@ -45,6 +56,7 @@ struct Found<'a> {
     extent: &'a OpenExtent,
     dataset: usize,
     row: u32,
+    epoch: u64,
 }
 
 impl Assembler {
@@ -79,7 +91,8 @@ impl Assembler {
             let place = order.place(sample.position);
             let needed_until = self.course.needed_until(&sample, order);
             let (extent, row) = self.sources[sample.dataset].locate(place).map_err(unread)?;
-            wanted.push(Wanted { slot: (sample.dataset, extent), row, index, needed_until });
+            let (slot, epoch) = ((sample.dataset, extent), sample.epoch);
+            wanted.push(Wanted { slot, row, epoch, index, needed_until });
         }
         wanted.sort_unstable_by_key(|wanted| (wanted.slot, wanted.row));
         Ok(wanted)
@@ -88,33 +101,86 @@ impl Assembler {
     fn fill(&self, step: u64, wanted: &[Wanted]) -> Result<Assembled, Error> {
         let mut timeline = Timeline::default();
         let mut extents = Vec::new();
-        // For each row of the batch: its extent's number in `extents`, and its row there.
-        let mut places = vec![(0, 0, 0); wanted.len()];
+        // For each row of the batch: its extent's number in `extents`, and where it is wanted from.
+        let mut places: Vec<Option<(usize, &Wanted)>> = vec![None; wanted.len()];
         for group in wanted.chunk_by(|a, b| a.slot == b.slot) {
             let needed_until = group.iter().map(|wanted| wanted.needed_until).max().unwrap_or(0);
             let rows = group.iter().map(|wanted| wanted.row);
             let slot = group[0].slot;
             let extent = self.shelf.extent(slot, rows, needed_until, step, &mut timeline)?;
             for wanted in group {
-                places[wanted.index] = (extents.len(), slot.0, wanted.row);
+                places[wanted.index] = Some((extents.len(), wanted));
             }
             extents.push(extent);
         }
         let found: Vec<Found<'_>> = places
             .iter()
-            .map(|&(extent, dataset, row)| Found { extent: &extents[extent], dataset, row })
+            .flatten()
+            .map(|(extent, wanted)| Found {
+                extent: &extents[*extent],
+                dataset: wanted.slot.0,
+                row: wanted.row,
+                epoch: wanted.epoch,
+            })
             .collect();
         let mut buffer = self.pool.take();
         buffer.columns.resize_with(self.columns.plans.len(), ColumnBuffer::default);
         buffer.ids.clear();
         buffer.ids.extend(found.iter().map(|found| found.extent.rows.id(found.row)));
         for (plan, column) in self.columns.plans.iter().zip(&mut buffer.columns) {
-            gather(plan, &found, step, column)?;
+            match &plan.make {
+                Make::Image { decoder, value_bytes } => {
+                    self.picture(plan, decoder, *value_bytes, &found, step, column)?;
+                }
+                _ => gather(plan, &found, step, column)?,
+            }
         }
         self.pool.count(&buffer);
         let epoch = self.course.epoch_of(step);
         Ok(Assembled { epoch, rows: wanted.len(), buffer, timeline })
     }
+}
+
+impl Assembler {
+    /// Decodes one column's images to where they belong in the batch.
+    fn picture(
+        &self,
+        plan: &ColumnPlan,
+        decoder: &ImageDecoder,
+        value_bytes: usize,
+        found: &[Found<'_>],
+        step: u64,
+        column: &mut ColumnBuffer,
+    ) -> Result<(), Error> {
+        column.offsets.clear();
+        column.values.resize(found.len() * value_bytes);
+        let mut scratch = lock(&self.scratches).pop().unwrap_or_default();
+        let places = column.values.chunks_exact_mut(value_bytes);
+        let outcome = found.iter().zip(places).try_for_each(|(found, place)| {
+            let encoded = found.value(plan, step)?;
+            let key = augment_key(self.seed, found.epoch, found.extent.rows.id(found.row));
+            decoder
+                .decode(&encoded, key, place, &mut scratch)
+                .map_err(|error| found.failed(step, error.into()))
+        });
+        lock(&self.scratches).push(scratch);
+        outcome
+    }
+}
+
+fn lock(scratches: &Mutex<Vec<Scratch>>) -> MutexGuard<'_, Vec<Scratch>> {
+    scratches.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What decides how a sample is augmented: a pure function, so it is the same when it is replayed.
+fn augment_key(seed: u64, epoch: u64, id: SampleId) -> AugmentKey {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    bytes[8..16].copy_from_slice(&epoch.to_le_bytes());
+    bytes[16..].copy_from_slice(id.as_bytes());
+    let digest = Digest::of(&bytes);
+    let (words, _) = digest.as_bytes().as_chunks::<8>();
+    AugmentKey::new([u64::from_le_bytes(words[0]), u64::from_le_bytes(words[1])])
 }
 
 /// Copies one column's values to where they belong in the batch.
@@ -146,6 +212,7 @@ fn gather(
             }
             Ok(())
         }
+        Make::Image { .. } => unreachable!("images are decoded, not copied"),
         Make::Ragged { item_bytes } => {
             let values = varying(plan, found, step, *item_bytes, column)?;
             column.values.resize(values.iter().map(|value| value.len()).sum());

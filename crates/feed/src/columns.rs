@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use forebay_image::{ImageDecoder, ImageSettings};
 use forebay_types::{Dtype, FieldKind, Schema};
 
 use crate::{
@@ -29,6 +30,13 @@ pub(crate) enum Make {
     /// Values of one length are put side by side.
     Dense {
         /// The bytes of a value.
+        value_bytes: usize,
+    },
+    /// Values are encoded images, and become tensors of one shape.
+    Image {
+        /// What becomes of them.
+        decoder: ImageDecoder,
+        /// The bytes of a tensor.
         value_bytes: usize,
     },
     /// Values are put one after the other.
@@ -65,12 +73,19 @@ impl Columns {
         if let Some(name) = settings.padding.keys().find(|name| !names.contains(*name)) {
             return Err(refuse("padding", unknown(name, &names)));
         }
+        if let Some(name) = settings.images.keys().find(|name| !names.contains(*name)) {
+            return Err(refuse("images", unknown(name, &names)));
+        }
         let (mut plans, mut columns) = (Vec::new(), Vec::new());
         for name in names {
             let (fields, kind) = field(schemas, &name)?;
-            let (make, kind) = match settings.padding.get(&name) {
-                None => plain(kind)?,
-                Some(padding) => padded(&name, kind, padding)?,
+            let (make, kind) = match (settings.images.get(&name), settings.padding.get(&name)) {
+                (None, None) => plain(kind)?,
+                (Some(image), None) => pictured(&name, kind, image)?,
+                (None, Some(padding)) => padded(&name, kind, padding)?,
+                (Some(_), Some(_)) => {
+                    return Err(refuse("padding", format!("`{name}` is decoded as an image")));
+                }
             };
             plans.push(ColumnPlan { fields, make });
             columns.push((name, kind));
@@ -81,7 +96,7 @@ impl Columns {
     /// The bytes of one row of a batch, where `varying` are those of an average sample as it lies.
     pub(crate) fn row_bytes(&self, varying: u64) -> u64 {
         let bytes = |plan: &ColumnPlan| match &plan.make {
-            Make::Dense { value_bytes } => *value_bytes as u64,
+            Make::Dense { value_bytes } | Make::Image { value_bytes, .. } => *value_bytes as u64,
             Make::Padded { item_bytes, items: Some(items), .. } => (items * item_bytes) as u64,
             Make::Ragged { .. } | Make::Padded { .. } => 0,
         };
@@ -128,6 +143,24 @@ fn plain(kind: &FieldKind) -> Result<(Make, ColumnKind), Error> {
         FieldKind::Bytes => (Make::Ragged { item_bytes: 1 }, ColumnKind::Bytes),
         FieldKind::Text => (Make::Ragged { item_bytes: 1 }, ColumnKind::Text),
     })
+}
+
+fn pictured(
+    name: &str,
+    kind: &FieldKind,
+    settings: &ImageSettings,
+) -> Result<(Make, ColumnKind), Error> {
+    if *kind != FieldKind::Bytes {
+        return Err(refuse("images", format!("`{name}` is {kind:?}, and no encoded image")));
+    }
+    let unusable = |why: String| refuse("images", format!("for `{name}`: {why}"));
+    let decoder =
+        ImageDecoder::new(settings.clone()).map_err(|error| unusable(error.to_string()))?;
+    let shape = decoder.output_shape().ok_or_else(|| unusable("it gives no one shape".into()))?;
+    let value_bytes = decoder.output_bytes().unwrap_or(0);
+    let shape = shape.iter().map(|size| *size as usize).collect();
+    let kind = ColumnKind::Dense { dtype: settings.dtype, shape };
+    Ok((Make::Image { decoder, value_bytes }, kind))
 }
 
 fn padded(name: &str, kind: &FieldKind, padding: &Padding) -> Result<(Make, ColumnKind), Error> {

@@ -58,6 +58,34 @@ pub enum Error {
         /// What two batches take.
         needed_bytes: u64,
     },
+    /// An index that names a format this build does not read.
+    #[error(
+        "dataset `{dataset}` lies as `{dialect}`, which this Forebay does not read; upgrade it"
+    )]
+    UnknownDialect {
+        /// The dataset.
+        dataset: Name,
+        /// The format.
+        dialect: String,
+    },
+    /// An index whose description of the format cannot be read.
+    #[error("cannot read how dataset `{dataset}` lies")]
+    Dialect {
+        /// The dataset.
+        dataset: Name,
+        /// Why.
+        #[source]
+        source: forebay_dialect::Error,
+    },
+    /// The store that an indexed dataset lies in cannot be opened.
+    #[error("cannot open the store that dataset `{dataset}` lies in")]
+    Store {
+        /// The dataset.
+        dataset: Name,
+        /// Why.
+        #[source]
+        source: Box<forebay_lake::Error>,
+    },
     /// The tiers failed before the first step.
     #[error("cannot feed dataset `{dataset}`")]
     Open {
@@ -148,6 +176,9 @@ impl Error {
             | Self::BufferTooSmall { .. }
             | Self::NoStep { .. } => ErrorKind::Invalid,
             Self::Open { source, .. } | Self::Read { source, .. } => source.kind(),
+            Self::UnknownDialect { .. } => ErrorKind::NewerFormat,
+            Self::Dialect { source, .. } => source.kind(),
+            Self::Store { source, .. } => source.kind(),
             Self::Damaged { .. } | Self::Sample { .. } => ErrorKind::Corrupt,
             Self::Cancelled { .. } => ErrorKind::Interrupted,
             Self::Panicked { .. } => ErrorKind::Internal,

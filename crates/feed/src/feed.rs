@@ -23,7 +23,7 @@ use std::{
 
 use forebay_runtime::Task;
 use forebay_transfer::{PrefetchSettings, Prefetcher, Transfer};
-use forebay_types::{Name, Position, Rank, SampleId, Split};
+use forebay_types::{Position, Rank, SampleId};
 
 use crate::{
     Batch, Cursor, Error, FeedSettings, FeedStats,
@@ -159,6 +159,8 @@ impl Feed {
                 sources,
                 columns,
                 pool: Arc::new(Pool::new(spare_max)),
+                seed: settings.seed,
+                scratches: Mutex::default(),
             },
             steps,
             buffer_bytes: settings.buffer_bytes,
@@ -310,6 +312,12 @@ impl Feed {
     #[must_use]
     pub fn steps(&self) -> Option<u64> {
         self.shared.assembler.course.steps()
+    }
+
+    /// The columns of every batch, in order.
+    #[must_use]
+    pub fn columns(&self) -> &[(String, crate::ColumnKind)] {
+        &self.shared.assembler.columns.layout.columns
     }
 
     /// The steps of a whole epoch.
@@ -543,9 +551,4 @@ fn require_room(
 /// Requests to the lake so far, for whatever.
 fn reads(transfer: &Transfer) -> u64 {
     transfer.lake().traffic().values().map(|traffic| traffic.reads).sum()
-}
-
-/// The error for a split without rows.
-pub(crate) fn empty(dataset: &Name, split: Split) -> Error {
-    Error::Empty { dataset: dataset.clone(), split }
 }

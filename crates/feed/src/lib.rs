@@ -39,6 +39,7 @@ pub use course::Cursor;
 pub use dataset::FeedDataset;
 pub use error::Error;
 pub use feed::{Feed, Next};
+pub use forebay_image::ImageSettings;
 pub use mixture::{MixtureSettings, PHASES_MAX, WeightChange};
 pub use order::{EpochOrder, Order, OrderSettings, Place};
 pub use settings::{FeedSettings, LastBatch, Padding};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use forebay_image::{Crop, ImageSettings};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, MixtureSettings, OrderSettings};
@@ -37,6 +38,8 @@ pub struct FeedSettings {
     pub mixture: Option<MixtureSettings>,
     /// The fields to deliver, all if absent.
     pub columns: Option<Vec<String>>,
+    /// Fields that are encoded images, and what to make of them.
+    pub images: BTreeMap<String, ImageSettings>,
     /// Fields of varying length to be padded to one length a batch.
     pub padding: BTreeMap<String, Padding>,
     /// Bytes of shards landed before they are needed. Less than a shard: none.
@@ -86,6 +89,7 @@ impl Default for FeedSettings {
             skip_steps: Vec::new(),
             mixture: None,
             columns: None,
+            images: BTreeMap::new(),
             padding: BTreeMap::new(),
             lookahead_bytes: 1 << 30,
             prefetch_threads: 2,
@@ -146,6 +150,16 @@ impl FeedSettings {
         if !apart || self.skip_steps.iter().any(|(first, end)| first >= end) {
             let why = "give ranges (first, end) with first < end, ascending, without overlap";
             return refuse("skip_steps", why.into());
+        }
+        for (name, image) in &self.images {
+            if let Err(error) = image.check() {
+                return refuse("images", format!("for `{name}`: {error}"));
+            }
+            if image.crop == Crop::None {
+                let why =
+                    "images of a batch have one size; choose a crop, or `resize` to that size";
+                return refuse("images", format!("for `{name}`: {why}"));
+            }
         }
         Ok(())
     }

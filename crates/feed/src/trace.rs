@@ -9,33 +9,35 @@ use forebay_format::v1::{
     dataset::{DatasetManifest, ShardEntry, origin_key},
     origin::{OriginReader, Span},
 };
-use forebay_transfer::{
-    Transfer,
-    dataset::{Shards, origin_object},
-};
-use forebay_types::{Digest, Key, Rank, SampleId, Split};
+use forebay_transfer::{Transfer, dataset::origin_object};
+use forebay_types::{Digest, Key, Name, Rank, SampleId};
 use serde::Serialize;
 
 use crate::{
-    Cursor, Error, FeedSettings,
-    course::Course,
-    feed::empty,
+    Cursor, Error, FeedDataset, FeedSettings, Place,
+    course::{Course, Shape},
+    dataset::{indexed, prepared},
     shelf::Shelf,
-    source::{Prepared, Source},
+    source::{Indexed, Prepared, Source},
     stats::Timeline,
 };
 
 /// A sample of a step, and what it was made of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TracedSample {
+    /// The dataset it was drawn from.
+    pub dataset: Name,
     /// Its identity.
     pub id: SampleId,
-    /// The shard it lies in, in stored order from 0.
-    pub shard: u32,
-    /// The shard's digest.
+    /// The shard it lies in, in stored order from 0; in an indexed dataset, the extent.
+    pub shard: u64,
+    /// The digest of that.
     pub shard_digest: Digest,
     /// Its row there.
     pub row: u32,
+    /// What people know it by, where the format names samples.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
     /// The pieces it consists of, in order.
     pub origins: Vec<Origin>,
 }
@@ -45,11 +47,12 @@ pub struct TracedSample {
 pub struct Origin {
     /// The source object's name.
     pub source: String,
-    /// The record's number in it, from 0.
+    /// The record's number in it, from 0; in an indexed dataset, in the byte range given here.
     pub record: u64,
-    /// Where the record starts in it, decompressed.
+    /// Where the record starts in it, decompressed; in an indexed dataset, where the range of
+    /// whole rows that it lies in starts, as stored.
     pub offset: u64,
-    /// The record's length.
+    /// The length of that.
     pub bytes: u64,
     /// The first token of the piece, counted in the record.
     pub token_start: u32,
@@ -63,51 +66,119 @@ pub struct Origin {
 /// When there is no such step, or a shard or side file cannot be had.
 pub fn trace(
     transfer: &Transfer,
-    manifest: &DatasetManifest,
-    split: Split,
+    datasets: &[FeedDataset<'_>],
     settings: &FeedSettings,
     step: u64,
 ) -> Result<Vec<TracedSample>, Error> {
-    settings.check(1)?;
-    let entry = manifest.split(split).filter(|entry| entry.rows > 0);
-    let entry = entry.ok_or_else(|| empty(&manifest.name, split))?;
-    let source = Arc::new(Prepared::new(transfer.lake(), manifest, entry));
-    let course = Course::new(&[source.shape()], settings, Rank::ALONE, Cursor::default())?;
+    settings.check(datasets.len())?;
+    let mut tracers = Vec::with_capacity(datasets.len());
+    for dataset in datasets {
+        tracers.push(Tracer::open(transfer, dataset, step)?);
+    }
+    let shapes: Vec<_> = tracers.iter().map(Tracer::shape).collect();
+    let course = Course::new(&shapes, settings, Rank::ALONE, Cursor::default())?;
     if let Some(steps) = course.steps().filter(|steps| step >= *steps) {
         return Err(Error::NoStep { step, steps });
     }
-    let sources: [Arc<dyn Source>; 1] = [source.clone()];
-    let shelf = Shelf::new(transfer, &sources);
-    let shards = source.shards().clone();
-    let mut tracer = Tracer { shelf, transfer, manifest, shards, step, origins: HashMap::new() };
-    let places = course.positions(step).map(|position| {
-        let sample = course.sample(position);
-        course.epoch(sample.dataset, sample.epoch).place(sample.position)
-    });
-    places.map(|place| tracer.sample(place.shard, place.row)).collect()
+    let samples = course.positions(step).map(|position| course.sample(position));
+    samples
+        .map(|sample| {
+            let place = course.epoch(sample.dataset, sample.epoch).place(sample.position);
+            tracers[sample.dataset].sample(place)
+        })
+        .collect()
 }
 
-struct Tracer<'a> {
+/// What leads from the rows of one dataset to what they were made of.
+enum Tracer<'a> {
+    Prepared(PreparedTracer<'a>),
+    Indexed { source: Arc<Indexed>, name: &'a Name, shelf: Shelf, step: u64 },
+}
+
+impl<'a> Tracer<'a> {
+    fn open(transfer: &'a Transfer, dataset: &FeedDataset<'a>, step: u64) -> Result<Self, Error> {
+        Ok(match *dataset {
+            FeedDataset::Prepared(manifest, split) => {
+                let source = Arc::new(prepared(transfer, manifest, split)?);
+                let sources: [Arc<dyn Source>; 1] = [source.clone()];
+                let shelf = Shelf::new(transfer, &sources);
+                let origins = HashMap::new();
+                Self::Prepared(PreparedTracer { transfer, manifest, source, shelf, step, origins })
+            }
+            FeedDataset::Indexed(manifest, split) => {
+                let source = Arc::new(indexed(transfer, manifest, split)?);
+                let sources: [Arc<dyn Source>; 1] = [source.clone()];
+                let (shelf, name) = (Shelf::new(transfer, &sources), &manifest.name);
+                Self::Indexed { source, name, shelf, step }
+            }
+        })
+    }
+
+    fn shape(&self) -> Shape {
+        match self {
+            Self::Prepared(tracer) => tracer.source.shape(),
+            Self::Indexed { source, .. } => source.shape(),
+        }
+    }
+
+    fn sample(&mut self, place: Place) -> Result<TracedSample, Error> {
+        match self {
+            Self::Prepared(tracer) => tracer.sample(place.shard, place.row),
+            Self::Indexed { source, name, shelf, step } => {
+                let unread = |error| Error::Read { step: *step, source: Box::new(error) };
+                let ((entry, _, number), row) = source.located(place).map_err(unread)?;
+                let (slot, rows) = ((0, number), std::iter::once(row));
+                let open = shelf.extent(slot, rows, u64::MAX, *step, &mut Timeline::default())?;
+                let origin = Origin {
+                    source: entry.file.to_string(),
+                    record: u64::from(row),
+                    offset: entry.offset,
+                    bytes: entry.stored_bytes,
+                    token_start: 0,
+                    tokens: 0,
+                };
+                Ok(TracedSample {
+                    dataset: (*name).clone(),
+                    id: open.rows.id(row),
+                    shard: number,
+                    shard_digest: entry.digest,
+                    row,
+                    label: open.rows.label(row),
+                    origins: vec![origin],
+                })
+            }
+        }
+    }
+}
+
+struct PreparedTracer<'a> {
     transfer: &'a Transfer,
     manifest: &'a DatasetManifest,
-    shards: Shards,
+    source: Arc<Prepared>,
     shelf: Shelf,
     step: u64,
     /// Decoded side files: as many as the step has shards.
     origins: HashMap<u32, Arc<OriginReader>>,
 }
 
-impl Tracer<'_> {
+impl PreparedTracer<'_> {
     fn sample(&mut self, shard: u32, row: u32) -> Result<TracedSample, Error> {
-        let entry = self.shards.get(shard).map_err(|source| self.unread(source))?;
+        let entry = self.source.shards().get(shard).map_err(|source| self.unread(source))?;
         let (slot, rows) = ((0, u64::from(shard)), std::iter::once(row));
         let open = self.shelf.extent(slot, rows, u64::MAX, self.step, &mut Timeline::default())?;
         let origins = self.origin(shard, &entry)?;
         let spans = origins.row(row);
         let origins =
             spans.iter().map(|span| self.name(span, &entry)).collect::<Result<Vec<_>, _>>()?;
-        let id = open.rows.id(row);
-        Ok(TracedSample { id, shard, shard_digest: entry.digest, row, origins })
+        Ok(TracedSample {
+            dataset: self.manifest.name.clone(),
+            id: open.rows.id(row),
+            shard: u64::from(shard),
+            shard_digest: entry.digest,
+            row,
+            label: None,
+            origins,
+        })
     }
 
     fn origin(&mut self, shard: u32, entry: &ShardEntry) -> Result<Arc<OriginReader>, Error> {

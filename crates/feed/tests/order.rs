@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use forebay_feed::{Feed, FeedSettings};
 use forebay_testing::TempTiers;
-use forebay_types::{Position, Rank, Split};
+use forebay_types::{Position, Rank};
 use support::{open, publish, rows, settings, take};
 
 const ROWS: u64 = 500;
@@ -104,8 +104,7 @@ fn a_trace_names_the_records_of_a_step() {
     let transfer = tiers.transfer();
     let mut feed = open(&transfer, &published, &settings(), Rank::ALONE, 57);
     let batch = feed.next().unwrap().unwrap();
-    let traced =
-        forebay_feed::trace(&transfer, &published.manifest, Split::Train, &settings(), 57).unwrap();
+    let traced = forebay_feed::trace(&transfer, &[published.dataset()], &settings(), 57).unwrap();
     assert_eq!(traced.iter().map(|sample| sample.id).collect::<Vec<_>>(), batch.ids());
     for (sample, row) in traced.iter().zip(rows(&batch)) {
         assert_eq!(u64::from(sample.shard) * 24 + u64::from(sample.row), row);
@@ -114,7 +113,7 @@ fn a_trace_names_the_records_of_a_step() {
         assert_eq!((origin.offset, origin.bytes, origin.tokens), (row * 10, 10, 16));
     }
     let ends = FeedSettings { epochs: Some(1), ..settings() };
-    let error = forebay_feed::trace(&transfer, &published.manifest, Split::Train, &ends, 41);
+    let error = forebay_feed::trace(&transfer, &[published.dataset()], &ends, 41);
     let message = "step 41 does not exist: the feed ends after 41 steps";
     assert_eq!(error.unwrap_err().to_string(), message);
 }

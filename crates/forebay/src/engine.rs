@@ -6,7 +6,7 @@ use std::{
 };
 
 use forebay_evaluate::{Evaluation, Scorer};
-use forebay_feed::{Feed, FeedSettings, TracedSample};
+use forebay_feed::{Cursor, Feed, FeedDataset, FeedSettings, TracedSample};
 use forebay_format::v1::{
     dataset::DatasetManifest,
     evaluation::EvaluationRecord,
@@ -18,8 +18,8 @@ use forebay_lake::Lake;
 use forebay_local::LocalTier;
 use forebay_prepare::{Prepare, Prepared, Progress};
 use forebay_runtime::Runtime;
-use forebay_transfer::Transfer;
-use forebay_types::{Digest, Name, Position, Rank, Split, Version};
+use forebay_transfer::{Transfer, index::AnyManifest};
+use forebay_types::{Digest, Name, Rank, Split, Version};
 
 use crate::{Error, IndexSettings, Settings, run, settings};
 
@@ -133,33 +133,43 @@ impl Engine {
         Ok(forebay_transfer::dataset::open_dataset(self.lake(), name, version)?)
     }
 
-    /// A feed without a run: one rank's batches of `split`, from any position.
+    /// A dataset version, prepared or indexed, the newest if none is named, with its digest.
     ///
     /// # Errors
-    /// When a setting does not fit the dataset, the world size or the local tier's budget.
-    pub fn feed(
+    /// [`forebay_types::ErrorKind::NotFound`] when there is none.
+    pub fn any_dataset(
         &self,
-        manifest: &DatasetManifest,
-        split: Split,
-        settings: &FeedSettings,
-        rank: Rank,
-        from: Position,
-    ) -> Result<Feed, Error> {
-        Ok(Feed::open(&self.transfer, manifest, split, settings, rank, from)?)
+        name: &Name,
+        version: Option<Version>,
+    ) -> Result<(AnyManifest, Digest), Error> {
+        Ok(forebay_transfer::index::open_any(self.lake(), name, version)?)
     }
 
-    /// The samples of the global batch of `step` of such a feed, each with its raw records.
+    /// A feed without a run: one rank's batches of some datasets, from where another one stood.
+    ///
+    /// # Errors
+    /// When a setting does not fit the datasets or the local tier's budget.
+    pub fn feed(
+        &self,
+        datasets: &[FeedDataset<'_>],
+        settings: &FeedSettings,
+        rank: Rank,
+        from: Cursor,
+    ) -> Result<Feed, Error> {
+        Ok(Feed::open_at(&self.transfer, datasets, settings, rank, from)?)
+    }
+
+    /// The samples of the global batch of `step` of such a feed, each with what it was made of.
     ///
     /// # Errors
     /// When there is no such step, or what leads to its records cannot be had.
     pub fn samples(
         &self,
-        manifest: &DatasetManifest,
-        split: Split,
+        datasets: &[FeedDataset<'_>],
         settings: &FeedSettings,
         step: u64,
     ) -> Result<Vec<TracedSample>, Error> {
-        Ok(forebay_feed::trace(&self.transfer, manifest, split, settings, step)?)
+        Ok(forebay_feed::trace(&self.transfer, datasets, settings, step)?)
     }
 
     /// What run `name` set out to do.

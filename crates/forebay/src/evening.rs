@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use forebay_archive::{Publish, Published, Verified};
-use forebay_feed::TracedSample;
+use forebay_feed::{FeedDataset, TracedSample};
 use forebay_format::{
     record,
     v1::{
@@ -180,7 +180,8 @@ impl Engine {
             forebay_format::Error::damaged(format!("{package}, its lineage"), error)
         })?;
         let manifest = self.referenced(&lineage.package.dataset)?;
-        Ok(forebay_feed::trace(self.transfer(), &manifest, lineage.split, &feed, step)?)
+        let datasets = [FeedDataset::Prepared(&manifest, lineage.split)];
+        Ok(forebay_feed::trace(self.transfer(), &datasets, &feed, step)?)
     }
 
     /// The report of a run as one HTML document.

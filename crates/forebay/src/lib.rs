@@ -43,7 +43,10 @@ pub use forebay_checkpoint::{
     CheckpointSettings, Dtype, Part, Restored, StateTensor, TensorView, Which,
 };
 pub use forebay_evaluate::{Score, Scorer};
-pub use forebay_feed::{Batch, Feed, FeedSettings, FeedStats, TracedSample};
+pub use forebay_feed::{
+    Batch, Column, ColumnKind, Cursor, Feed, FeedDataset, FeedSettings, FeedStats, ImageSettings,
+    LastBatch, MixtureSettings, Next, Padding, TracedSample, WeightChange,
+};
 pub use forebay_format::v1::{
     dataset::{DatasetManifest, TokenSchema},
     evaluation::{EvaluationRecord, Gate},
@@ -57,4 +60,5 @@ pub use forebay_index::{
 pub use forebay_lake::{Error as LakeError, Lake};
 pub use forebay_prepare::{Prepared, Progress, Recipe, Stage};
 pub use forebay_runtime::{Cancelled, Random, Runtime, Stopwatch, Timestamp, crash_point};
+pub use forebay_transfer::index::AnyManifest;
 pub use forebay_types::{Digest, ErrorKind, Key, Name, Position, Rank, SampleId, Split, Version};

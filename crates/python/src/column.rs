@@ -5,8 +5,9 @@
 //! lets go of the batch, and its buffer returns to the feed's pool. No C interface of numpy is
 //! needed, so any version of it will do, and the limited interface of CPython 3.10 suffices.
 
-use std::ptr::NonNull;
+use std::{ptr::NonNull, sync::Arc};
 
+use forebay::{ColumnKind, Dtype};
 use pyo3::{
     prelude::*,
     types::{PyDict, PyTuple},
@@ -17,15 +18,22 @@ use crate::process::Owned;
 /// One column of a batch: memory of its own until the last array over it is gone.
 #[pyclass(frozen, module = "forebay._forebay")]
 pub struct Column {
+    /// What it is called.
     #[pyo3(get)]
-    name: &'static str,
+    name: String,
+    /// What it holds: `dense`, `padded`, `ragged`, `bytes` or `text`.
+    #[pyo3(get)]
+    kind: &'static str,
     #[pyo3(get)]
     shape: Vec<usize>,
     #[pyo3(get)]
     dtype: &'static str,
+    /// Where each row starts in the values, and where the last one ends; none for dense columns.
+    #[pyo3(get)]
+    offsets: Option<Vec<i64>>,
     address: NonNull<u8>,
     /// Keeps the memory at `address`. In a forked child the pool it returns to may be locked for ever.
-    _batch: Owned<forebay::Batch>,
+    _batch: Arc<Owned<forebay::Batch>>,
 }
 
 // SAFETY: `address` is never read or written here, only told to numpy; `_batch` owns what lies there
@@ -35,14 +43,64 @@ unsafe impl Send for Column {}
 unsafe impl Sync for Column {}
 
 impl Column {
-    /// The tokens of `batch`, which is the caller's alone.
-    pub fn tokens(mut batch: forebay::Batch) -> Self {
-        let schema = batch.schema;
-        let dtype = if schema.token_bytes == 2 { "<u2" } else { "<u4" };
-        let shape = vec![batch.rows, schema.row_tokens as usize];
-        // The buffer's heap memory stays where it is when the batch moves.
-        let address = NonNull::from(batch.tokens_le_mut()).cast();
-        Self { name: "tokens", shape, dtype, address, _batch: Owned::new(batch) }
+    /// All columns of `batch`, which is the caller's alone.
+    pub fn all(mut batch: forebay::Batch) -> Vec<Self> {
+        let rows = batch.rows;
+        let described: Vec<_> = batch.columns().map(|column| describe(&column, rows)).collect();
+        // The buffers' heap memory stays where it is when the batch moves.
+        let addresses: Vec<NonNull<u8>> = (0..described.len())
+            .map(|index| NonNull::from(batch.values_mut(index)).cast())
+            .collect();
+        let batch = Arc::new(Owned::new(batch));
+        described
+            .into_iter()
+            .zip(addresses)
+            .map(|((name, kind, shape, dtype, offsets), address)| Self {
+                name,
+                kind,
+                shape,
+                dtype,
+                offsets,
+                address,
+                _batch: batch.clone(),
+            })
+            .collect()
+    }
+}
+
+type Description = (String, &'static str, Vec<usize>, &'static str, Option<Vec<i64>>);
+
+/// A column's name, kind, shape, type and offsets.
+fn describe(column: &forebay::Column<'_>, rows: usize) -> Description {
+    let values = |width: usize| vec![column.values.len() / width];
+    let (kind, shape, dtype) = match column.kind {
+        ColumnKind::Dense { dtype, shape } => {
+            ("dense", std::iter::once(rows).chain(shape.iter().copied()).collect(), *dtype)
+        }
+        ColumnKind::Padded { dtype } => ("padded", vec![rows, column.items], *dtype),
+        ColumnKind::Ragged { dtype } => ("ragged", values(dtype.bytes() as usize), *dtype),
+        ColumnKind::Bytes => ("bytes", values(1), Dtype::U8),
+        ColumnKind::Text => ("text", values(1), Dtype::U8),
+    };
+    let offsets = (!column.offsets.is_empty()).then(|| column.offsets.to_vec());
+    (column.name.to_owned(), kind, shape, typestr(dtype), offsets)
+}
+
+/// A type as numpy spells it. It has no bfloat16: its bits travel as integers.
+pub const fn typestr(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F64 => "<f8",
+        Dtype::F32 => "<f4",
+        Dtype::F16 => "<f2",
+        Dtype::BF16 | Dtype::U16 => "<u2",
+        Dtype::I64 => "<i8",
+        Dtype::I32 => "<i4",
+        Dtype::I16 => "<i2",
+        Dtype::I8 => "|i1",
+        Dtype::U64 => "<u8",
+        Dtype::U32 => "<u4",
+        Dtype::U8 => "|u1",
+        Dtype::Bool => "|b1",
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use forebay::{DatasetManifest, ErrorKind, Name, Runtime, Settings, Split, Stage, Version};
+use forebay::{
+    Cursor, DatasetManifest, ErrorKind, FormatChoice, IndexSettings, Name, Runtime, Settings,
+    Source, Split, SplitRule, Stage, Version,
+};
 use pyo3::prelude::*;
 use serde_json::json;
 
@@ -26,6 +29,10 @@ impl forebay::Progress for Unwatched {
     fn add(&self, _: Stage, _: u64, _: u64) {}
 }
 
+impl forebay::IndexProgress for Unwatched {
+    fn add(&self, _: u64, _: u64) {}
+}
+
 #[pymethods]
 impl Engine {
     /// Opens both tiers.
@@ -46,32 +53,40 @@ impl Engine {
         Ok(Self { engine: Owned::new(engine) })
     }
 
-    /// Opens a feed of one rank at a step.
+    /// Opens a feed of one rank at a cursor: step, epoch, and samples of that epoch.
     #[allow(clippy::too_many_arguments, reason = "Python names each of them")]
-    #[pyo3(signature = (*, dataset, version, split, settings, rank, world_size, step))]
+    #[pyo3(signature = (*, datasets, split, settings, rank, world_size, cursor))]
     fn feed(
         &self,
         py: Python<'_>,
-        dataset: &str,
-        version: Option<u32>,
+        datasets: Vec<(String, Option<u32>)>,
         split: &str,
         settings: &str,
         rank: u32,
         world_size: u32,
-        step: u64,
+        cursor: (u64, u64, u64),
     ) -> PyResult<Feed> {
         let engine = self.engine.get(py)?.clone();
         let runtime = engine.runtime().clone();
-        let name = name(py, dataset)?;
-        let version = version.map(|number| parsed_version(py, number)).transpose()?;
+        let datasets = datasets
+            .iter()
+            .map(|(dataset, version)| {
+                let version = version.map(|number| parsed_version(py, number)).transpose()?;
+                Ok((name(py, dataset)?, version))
+            })
+            .collect::<PyResult<Vec<_>>>()?;
         let split: Split = split.parse().map_err(|error| errors::invalid(py, &error))?;
         let settings = serde_json::from_str(settings)
             .map_err(|error| errors::invalid(py, &format!("the feed's settings: {error}")))?;
         let rank = forebay::Rank::new(rank, world_size).map_err(|why| errors::invalid(py, &why))?;
         let opened = move || {
-            let (manifest, _) = engine.dataset(&name, version)?;
-            let order = Order { engine, manifest, split, settings, rank };
-            Ok((order.open(step)?, order))
+            let manifests = datasets
+                .into_iter()
+                .map(|(name, version)| Ok(engine.any_dataset(&name, version)?.0))
+                .collect::<Result<Vec<_>, forebay::Error>>()?;
+            let order = Order { engine, manifests, split, settings, rank };
+            let (step, epoch, offset) = cursor;
+            Ok((order.open(Cursor { step, epoch, offset })?, order))
         };
         let opened = interruptible(py, &runtime, Leave::Running, opened)?;
         let (feed, order) = opened.map_err(|error| errors::from_engine(py, &error))?;
@@ -109,6 +124,52 @@ impl Engine {
             "dropped": counts.dropped,
             "quarantined": counts.quarantined,
             "rows": rows(&prepared.manifest),
+        });
+        Ok(said.to_string())
+    }
+
+    /// Indexes a dataset where it lies; says what was found, as JSON.
+    #[allow(clippy::too_many_arguments, reason = "Python names each of them")]
+    #[pyo3(signature = (*, store, paths, dataset, format, splits, extent_bytes, workers))]
+    fn index(
+        &self,
+        py: Python<'_>,
+        store: Option<String>,
+        paths: Vec<String>,
+        dataset: &str,
+        format: Option<String>,
+        splits: Vec<String>,
+        extent_bytes: Option<u64>,
+        workers: usize,
+    ) -> PyResult<String> {
+        let engine = self.engine.get(py)?.clone();
+        let runtime = engine.runtime().clone();
+        let source = Source { store, paths };
+        let mut settings = IndexSettings::new(name(py, dataset)?, source);
+        settings.splits =
+            SplitRule::parse(&splits).map_err(|error| errors::from_engine(py, &error.into()))?;
+        settings.workers = workers;
+        if let Some(format) = format {
+            settings.format = FormatChoice::Named(format);
+        }
+        if let Some(extent_bytes) = extent_bytes {
+            settings.extent_bytes = extent_bytes;
+        }
+        let work = move || engine.index(&settings, &Unwatched);
+        let indexed = interruptible(py, &runtime, Leave::Cancel, work)?;
+        let indexed = indexed.map_err(|error| errors::from_engine(py, &error))?;
+        let manifest = &indexed.manifest;
+        let rows = manifest.splits.iter().map(|split| (split.split.as_str(), json!(split.rows)));
+        let said = json!({
+            "dataset": manifest.name,
+            "version": manifest.version,
+            "identity": manifest.identity,
+            "reused": indexed.reused,
+            "format": manifest.dialect,
+            "files": manifest.files,
+            "passed_over": manifest.passed_over,
+            "rows": rows.collect::<serde_json::Value>(),
+            "fields": manifest.schema,
         });
         Ok(said.to_string())
     }

@@ -3,18 +3,18 @@
 //! Waiting is shared (any thread may ask for statistics meanwhile), taking a batch is not. Closing
 //! never waits for a tier that hangs: the feed's threads are joined on a thread of their own.
 
-use std::{
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
-    time::Duration,
-};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use forebay::{DatasetManifest, ErrorKind, FeedSettings, Position, Rank, Runtime, Split};
+use forebay::{
+    AnyManifest, ColumnKind, Cursor, ErrorKind, FeedDataset, FeedSettings, Next, Rank, Runtime,
+    Split,
+};
 use pyo3::prelude::*;
 use serde_json::json;
 
 use crate::{
     batch::Batch,
-    engine::rows,
+    column::typestr,
     errors,
     interrupt::{Leave, SLICE, interruptible},
     process::Owned,
@@ -23,17 +23,20 @@ use crate::{
 /// What a feed delivers, wherever it stands.
 pub struct Order {
     pub engine: forebay::Engine,
-    pub manifest: DatasetManifest,
+    pub manifests: Vec<AnyManifest>,
     pub split: Split,
     pub settings: FeedSettings,
     pub rank: Rank,
 }
 
 impl Order {
-    /// The feed at `step`.
-    pub fn open(&self, step: u64) -> Result<forebay::Feed, forebay::Error> {
-        let from = Position { step };
-        self.engine.feed(&self.manifest, self.split, &self.settings, self.rank, from)
+    /// The feed at a cursor.
+    pub fn open(&self, from: Cursor) -> Result<forebay::Feed, forebay::Error> {
+        self.engine.feed(&self.datasets(), &self.settings, self.rank, from)
+    }
+
+    fn datasets(&self) -> Vec<FeedDataset<'_>> {
+        self.manifests.iter().map(|manifest| FeedDataset::new(manifest, self.split)).collect()
     }
 }
 
@@ -66,21 +69,15 @@ impl Stream {
         self.feed.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next batch if it is there within a slice of time.
+    /// The next batch if it is there within a slice of time: as long as others who ask must wait.
     fn take(&self) -> Taken {
-        match self.read().as_ref().map(|feed| feed.wait(SLICE)) {
-            None => return Taken::Closed,
-            Some(false) => return Taken::Later,
-            Some(true) => {}
-        }
         let mut feed = self.feed.write().unwrap_or_else(PoisonError::into_inner);
-        match feed.as_mut() {
+        match feed.as_mut().map(|feed| feed.next_within(Some(SLICE))) {
             None => Taken::Closed,
-            // Another thread may have taken what was there.
-            Some(feed) if feed.wait(Duration::ZERO) => {
-                Taken::Now(Box::new(feed.next().map_err(Into::into)))
-            }
-            Some(_) => Taken::Later,
+            Some(Ok(Next::Pending)) => Taken::Later,
+            Some(Ok(Next::End)) => Taken::Now(Box::new(Ok(None))),
+            Some(Ok(Next::Batch(batch))) => Taken::Now(Box::new(Ok(Some(batch)))),
+            Some(Err(error)) => Taken::Now(Box::new(Err(error.into()))),
         }
     }
 
@@ -135,13 +132,26 @@ impl Feed {
         }
     }
 
-    /// A feed of the same batches at another step. This one goes on until it is closed.
-    fn at(&self, py: Python<'_>, step: u64) -> PyResult<Self> {
+    /// A feed of the same batches from another place: the step that comes next, its epoch, and the
+    /// samples of that epoch before it. This one goes on until it is closed.
+    fn at(&self, py: Python<'_>, step: u64, epoch: u64, offset: u64) -> PyResult<Self> {
         let stream = self.stream.get(py)?;
         let order = stream.order.clone();
-        let opened = interruptible(py, stream.runtime(), Leave::Running, move || order.open(step))?;
+        let from = Cursor { step, epoch, offset };
+        let opened = interruptible(py, stream.runtime(), Leave::Running, move || order.open(from))?;
         let feed = opened.map_err(|error| errors::from_engine(py, &error))?;
         Ok(Self::new(feed, stream.order.clone()))
+    }
+
+    /// Where it stands: the step that comes next, its epoch, and the samples of it before.
+    fn cursor(&self, py: Python<'_>) -> PyResult<(u64, u64, u64)> {
+        let cursor = self.stream.get(py)?.ask(py, forebay::Feed::cursor)?;
+        Ok((cursor.step, cursor.epoch, cursor.offset))
+    }
+
+    /// The samples of an epoch, over all ranks.
+    fn epoch_samples(&self, py: Python<'_>) -> PyResult<u64> {
+        self.stream.get(py)?.ask(py, forebay::Feed::epoch_samples)
     }
 
     /// The step whose batch comes next.
@@ -164,6 +174,7 @@ impl Feed {
         let stats = self.stream.get(py)?.ask(py, forebay::Feed::stats)?;
         let waited = stats.waited;
         let mut said = json!(stats);
+        said["elapsed"] = json!(stats.elapsed.as_secs_f64());
         said["waited"] = json!({
             "lake": waited.lake.as_secs_f64(),
             "local": waited.local.as_secs_f64(),
@@ -172,21 +183,31 @@ impl Feed {
         Ok(said.to_string())
     }
 
-    /// What it delivers: dataset, split, rows and resolved settings, as JSON.
+    /// What it delivers: datasets, split, rows, columns and resolved settings, as JSON.
     fn describe(&self, py: Python<'_>) -> PyResult<String> {
-        let Order { manifest, split, settings, rank, .. } = &*self.stream.get(py)?.order;
-        let schema = manifest.schema;
-        let dtype = if schema.token_bytes == 2 { "uint16" } else { "uint32" };
+        let stream = self.stream.get(py)?;
+        let Order { manifests, split, settings, rank, .. } = &*stream.order;
+        let columns = stream.ask(py, |feed| {
+            feed.columns()
+                .iter()
+                .map(|(name, kind)| (name.clone(), column(kind)))
+                .collect::<Vec<_>>()
+        })?;
+        let datasets: Vec<_> = manifests
+            .iter()
+            .map(|manifest| {
+                let (name, rows) = named(manifest, *split);
+                let (version, identity) = (manifest.version(), manifest.identity());
+                json!({ "dataset": name, "version": version, "identity": identity, "rows": rows })
+            })
+            .collect();
         let said = json!({
-            "dataset": manifest.name,
-            "version": manifest.version,
-            "identity": manifest.identity,
+            "datasets": datasets,
             "split": split,
-            "rows": rows(manifest)[split.as_str()],
             "settings": settings,
             "rank": rank.rank(),
             "world_size": rank.world_size(),
-            "columns": { "tokens": { "dtype": dtype, "shape": [schema.row_tokens] } },
+            "columns": columns,
         });
         Ok(said.to_string())
     }
@@ -195,10 +216,7 @@ impl Feed {
     fn trace(&self, py: Python<'_>, step: u64) -> PyResult<String> {
         let stream = self.stream.get(py)?;
         let order = stream.order.clone();
-        let work = move || {
-            let Order { engine, manifest, split, settings, .. } = &*order;
-            engine.samples(manifest, *split, settings, step)
-        };
+        let work = move || order.engine.samples(&order.datasets(), &order.settings, step);
         let samples = interruptible(py, stream.runtime(), Leave::Running, work)?;
         let samples = samples.map_err(|error| errors::from_engine(py, &error))?;
         Ok(json!(samples).to_string())
@@ -209,5 +227,30 @@ impl Feed {
         if let Some(stream) = self.stream.here() {
             py.detach(|| stream.close());
         }
+    }
+}
+
+/// A dataset's name, and the rows of its split.
+fn named(manifest: &AnyManifest, split: Split) -> (&forebay::Name, u64) {
+    match manifest {
+        AnyManifest::Prepared(manifest) => {
+            (&manifest.name, manifest.split(split).map_or(0, |entry| entry.rows))
+        }
+        AnyManifest::Indexed(manifest) => {
+            (&manifest.name, manifest.split(split).map_or(0, |entry| entry.rows))
+        }
+    }
+}
+
+/// What a column is, for people and for Python's side.
+fn column(kind: &ColumnKind) -> serde_json::Value {
+    match kind {
+        ColumnKind::Dense { dtype, shape } => {
+            json!({ "kind": "dense", "dtype": typestr(*dtype), "shape": shape })
+        }
+        ColumnKind::Padded { dtype } => json!({ "kind": "padded", "dtype": typestr(*dtype) }),
+        ColumnKind::Ragged { dtype } => json!({ "kind": "ragged", "dtype": typestr(*dtype) }),
+        ColumnKind::Bytes => json!({ "kind": "bytes", "dtype": "|u1" }),
+        ColumnKind::Text => json!({ "kind": "text", "dtype": "|u1" }),
     }
 }

@@ -5,6 +5,7 @@
 //! where it lies a shard of the order is a run of consecutive rows, and the index says in which
 //! extents of which files they lie.
 
+mod indexed;
 mod prepared;
 
 use std::borrow::Cow;
@@ -13,6 +14,7 @@ use forebay_local::CachedFile;
 use forebay_transfer::Object;
 use forebay_types::{Digest, SampleId, Schema};
 
+pub(crate) use indexed::Indexed;
 pub(crate) use prepared::Prepared;
 
 use crate::{Place, course::Shape};
