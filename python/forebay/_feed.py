@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+import numpy as np
+
 from . import _forebay
-from ._batches import Arrays, Batch, Delivery, Source, Transform, sample_ids
+from ._batches import ID, Arrays, Batch, Delivery, Source, Transform, sample_ids
 from ._device import to_device
 from ._errors import InvalidError
 from ._rank import find_rank
@@ -80,7 +82,7 @@ class Feed:
         self._engine = engine
         self._native = native
         self._process = os.getpid()
-        self._about: dict[str, Any] = json.loads(native.describe())
+        self._about = _described(native)
         self._output: Output | None = output
         self._columns = None if columns is None else list(columns)
         self._transform = transform
@@ -266,6 +268,16 @@ class Feed:
         )
 
 
+def _described(native: _forebay.Feed) -> dict[str, Any]:
+    """What a feed delivers, its columns by name and their types as numpy calls them."""
+    about: dict[str, Any] = json.loads(native.describe())
+    columns = {}
+    for name, column in about["columns"]:
+        columns[name] = {**column, "dtype": np.dtype(column["dtype"]).name}
+    about["columns"] = columns
+    return about
+
+
 def feed(
     lake: str | os.PathLike[str],
     dataset: str | Mapping[str, float],
@@ -382,6 +394,9 @@ def feed(
     settings.update({name: value for name, value in chosen.items() if value is not None})
     _wrapper(output, device)
     engine = open_engine(lake, local, local_budget)
+    if columns is not None:
+        # What nobody asked for is neither decoded nor copied.
+        settings["columns"] = [name for name in columns if name != ID] or None
     weights = {dataset: 1.0} if isinstance(dataset, str) else dict(dataset)
     if not isinstance(dataset, str) or schedule is not None:
         size = int(settings["batch_size"])

@@ -55,5 +55,5 @@ fn put(transfer: &Transfer, body: &[u8]) -> Object {
     let digest = Digest::of(body);
     let key = Key::new(format!("shards/{digest}.arrow")).expect("a sound key");
     transfer.lake().write(&key, Purpose::Shard, body).expect("room in the lake");
-    Object { key, digest, bytes: body.len() as u64, purpose: Purpose::Shard }
+    Object::whole(key, digest, body.len() as u64, Purpose::Shard)
 }
