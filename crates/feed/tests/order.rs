@@ -107,7 +107,7 @@ fn a_trace_names_the_records_of_a_step() {
     let traced = forebay_feed::trace(&transfer, &[published.dataset()], &settings(), 57).unwrap();
     assert_eq!(traced.iter().map(|sample| sample.id).collect::<Vec<_>>(), batch.ids());
     for (sample, row) in traced.iter().zip(rows(&batch)) {
-        assert_eq!(u64::from(sample.shard) * 24 + u64::from(sample.row), row);
+        assert_eq!(sample.shard * 24 + u64::from(sample.row), row);
         let [origin] = sample.origins.as_slice() else { panic!("{sample:?}") };
         assert_eq!((origin.source.as_str(), origin.record), ("numbers.jsonl", row));
         assert_eq!((origin.offset, origin.bytes, origin.tokens), (row * 10, 10, 16));

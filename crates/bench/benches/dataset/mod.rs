@@ -90,7 +90,7 @@ fn put_shard(lake: &Lake, number: u64) -> ShardEntry {
 
 fn object(entry: &ShardEntry) -> Object {
     let (key, digest) = (shard_key(entry.digest), entry.digest);
-    Object { key, digest, bytes: entry.bytes, purpose: Purpose::Shard }
+    Object::whole(key, digest, entry.bytes, Purpose::Shard)
 }
 
 fn split(lake: &Lake, entries: &[ShardEntry], rows: u64) -> SplitEntry {
