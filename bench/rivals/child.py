@@ -227,8 +227,9 @@ def tree_cpu_seconds() -> float:
 def linger(session: Session) -> dict:
     """Goes half way into an epoch, says so by making the state file, and trains on until it is killed."""
     half = session.workload.batches // 2
+    feed = session.open()
     while True:
-        for place, batch in enumerate(session.open(), 1):
+        for place, batch in enumerate(feed, 1):
             session.consume(batch)
             if place == half:
                 session.state_file.touch()
