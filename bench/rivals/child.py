@@ -31,6 +31,7 @@ class Session:
         self.source = arguments.source
         self.seconds = arguments.seconds
         self.state_file = arguments.state
+        self.feed = None
         started = time.perf_counter()
         self.module = importlib.import_module(f"contestants.{arguments.contestant}")
         if self.workload.name == w.IMAGES and arguments.contestant != "forebay":
@@ -41,7 +42,14 @@ class Session:
         torch.set_num_threads(1)
 
     def open(self, state=None):
-        return self.module.open_feed(self.workload, self.target, state)
+        self.feed = self.module.open_feed(self.workload, self.target, state)
+        return self.feed
+
+    def close(self) -> None:
+        """Ends a feed that asks for it; the others end with the process."""
+        close = getattr(self.feed, "close", None)
+        if close:
+            close()
 
     def consume(self, batch) -> int:
         """Takes a batch as a training step would, and says how many samples it had. Blobs are read to the last byte."""
@@ -64,21 +72,29 @@ class Session:
             return [int(n) if p.float().std() > 1 else -1 for p, n in zip(pictures, numbers)]
         if self.workload.name == w.BLOBS:
             return [self.known.get(digest(batch.contiguous().numpy().data), -1)]
+        return self.identify_rows(batch.numpy())
+
+    def identify_rows(self, rows) -> list[int]:
+        """A row begins with its number; it is that row only if the source has the same tokens there."""
         import numpy
 
-        rows = batch.numpy()
         if rows.shape[1:] != (w.ROW_TOKENS,):
             raise ValueError(f"a batch of tokens has shape {rows.shape} where [n, {w.ROW_TOKENS}] is due")
-        return [self.known.get(digest(row.astype(numpy.uint16).tobytes()), -1) for row in rows]
+        numbers = rows[:, 0].astype(numpy.int64) | rows[:, 1].astype(numpy.int64) << 16
+        return [
+            int(number) if number < len(self.rows) and numpy.array_equal(row, self.rows[number]) else -1
+            for number, row in zip(numbers, rows)
+        ]
 
     def learn(self) -> None:
-        """Digests of all samples of the source, to know them again."""
+        """What is needed to know the source's samples again, through maps: it must not count as the loader's memory."""
+        import numpy
+
         if self.workload.name == w.TOKENS:
-            rows = w.token_rows(self.source)
-            self.known = {digest(row.tobytes()): number for number, row in enumerate(rows)}
+            self.rows = w.token_rows(self.source)
         elif self.workload.name == w.BLOBS:
-            numbers = range(self.workload.samples)
-            self.known = {digest(w.blob_file(self.source, n).read_bytes()): n for n in numbers}
+            files = (w.blob_file(self.source, number) for number in range(self.workload.samples))
+            self.known = {digest(numpy.memmap(file, numpy.uint8, "r").data): n for n, file in enumerate(files)}
 
 
 def digest(data) -> bytes:
@@ -211,8 +227,9 @@ def tree_cpu_seconds() -> float:
 def linger(session: Session) -> dict:
     """Goes half way into an epoch, says so by making the state file, and trains on until it is killed."""
     half = session.workload.batches // 2
+    feed = session.open()
     while True:
-        for place, batch in enumerate(session.open(), 1):
+        for place, batch in enumerate(feed, 1):
             session.consume(batch)
             if place == half:
                 session.state_file.touch()
@@ -241,15 +258,11 @@ def main() -> int:
     try:
         session = Session(arguments)
         result = ACTS[arguments.act](session) | {"import_seconds": session.import_seconds}
+        session.close()
     except Exception as error:
         traceback.print_exc()
         result = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
     arguments.output.write_text(json.dumps(result))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Past the libraries' exit handlers, whose hangs and crashes are not what was asked; workers see their parent go.
-    if arguments.act in ("measure", "resume"):
-        os._exit(0)
     return 0
 
 

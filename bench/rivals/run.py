@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import data
@@ -27,8 +28,10 @@ from contestants import ORDER
 
 HERE = Path(__file__).resolve().parent
 FLOOR = "floor"
+WEBDATASET = "webdataset"
 PREPARE_LIMIT_SECONDS = 3600.0
 MEMORY_EVERY_SECONDS = 0.1
+UNTIMED_AT_ONCE = 2
 NAMESPACES = ["unshare", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
@@ -97,16 +100,18 @@ class Bench:
                 command, cwd=HERE, env=self.environment(contestant), stdout=sink, stderr=sink, start_new_session=True
             )
             deadline, peak = time.monotonic() + limit, 0
-            while process.poll() is None:
-                if time.monotonic() > deadline:
-                    kill_group(process.pid)
-                    process.wait()
-                    return {"error": f"no end after {limit:.0f} s, see {log}"}
-                if memory:
-                    peak = max(peak, tree_memory_bytes(process.pid))
-                time.sleep(MEMORY_EVERY_SECONDS if memory else 0.02)
-        # Workers that outlived their parent are this run's own: they are in the session that was started for it.
-        kill_group(process.pid)
+            try:
+                while process.poll() is None:
+                    if time.monotonic() > deadline:
+                        return {"error": f"no end after {limit:.0f} s, see {log}"}
+                    if memory:
+                        peak = max(peak, tree_memory_bytes(process.pid))
+                    time.sleep(MEMORY_EVERY_SECONDS if memory else 0.02)
+            finally:
+                # Also where this process is told to stop. Workers that outlived their parent are this run's own:
+                # they are in the session that was started for it.
+                kill_group(process.pid)
+                process.wait()
         if not output.exists():
             return {"error": f"exit status {process.returncode}, see {log}"}
         result = json.loads(output.read_text())
@@ -208,7 +213,7 @@ def prepare(bench: Bench, contestant: str, workload: w.Workload) -> str | None:
 
 
 def run_workload(bench: Bench, workload: w.Workload, described: dict[str, dict]) -> list[dict]:
-    """All contestants on one workload: correctness, resume, a warm-up with memory, kills, then the timed rounds."""
+    """All contestants on one workload: correctness, memory, kills, resume, then the timed rounds on a warm page cache."""
     results = {}
     for name, facts in described.items():
         result = {"contestant": name, "workload": workload.name, "samples": workload.samples, "cores": workload.cores}
@@ -221,15 +226,18 @@ def run_workload(bench: Bench, workload: w.Workload, described: dict[str, dict])
     # Forebay reads the very tars of WebDataset, so those are made first.
     for name in sorted(able, key=lambda name: name == "forebay"):
         say(f"{workload.name}: {name} prepares")
-        reason = prepare(bench, name, workload)
+        reason = prepare(bench, WEBDATASET, workload) if name == "forebay" and workload.name != w.TOKENS else None
+        reason = reason or prepare(bench, name, workload)
         if reason:
             results[name]["error"] = f"prepare: {reason}"
             able.remove(name)
-    for name in list(able):
-        say(f"{workload.name}: {name} delivers an epoch, is resumed, is killed")
-        examine(bench, name, workload, described[name], results[name])
-        if "error" in results[name]:
-            able.remove(name)
+    # Nothing is timed here, so two may run at once.
+    with ThreadPoolExecutor(UNTIMED_AT_ONCE) as pool:
+        list(pool.map(lambda name: examine(bench, name, workload, results[name]), able))
+    able = [name for name in able if "error" not in results[name]]
+    for name in able:
+        say(f"{workload.name}: {name} resumes")
+        resume(bench, name, workload, described[name]["resume"], results[name])
     rounds = {name: [] for name in able}
     for number in range(bench.arguments.rounds):
         for name in able:
@@ -241,29 +249,32 @@ def run_workload(bench: Bench, workload: w.Workload, described: dict[str, dict])
     return list(results.values())
 
 
-def examine(bench: Bench, name: str, workload: w.Workload, facts: dict, result: dict) -> None:
-    """Fills in everything that is not a matter of speed."""
-    checked = bench.act("check", name, workload)
-    if "error" in checked:
-        result["error"] = f"check: {checked['error']}"
+def examine(bench: Bench, name: str, workload: w.Workload, result: dict) -> None:
+    """One checked epoch with its memory, and a kill."""
+    say(f"{workload.name}: {name} delivers an epoch and is killed")
+    result["check"] = bench.act("check", name, workload, memory=True)
+    if "error" in result["check"]:
+        result["error"] = f"check: {result['check']['error']}"
         return
-    following = checked.pop("following")
-    result["check"] = checked
-    result["resume"] = {"kind": facts["resume"]}
-    if checked["state_error"]:
-        result["resume"]["error"] = checked["state_error"]
-    else:
-        tries = [bench.act("resume", name, workload) for _ in range(bench.arguments.resumes)]
-        bad = next((t["error"] for t in tries if "error" in t), None)
-        if bad:
-            result["resume"]["error"] = bad
-        else:
-            result["resume"]["seconds"] = statistics.median(t["resume_seconds"] for t in tries)
-            result["resume"]["right"] = all(sorted(t["first"]) == sorted(following or []) for t in tries)
-    warm = bench.act("measure", name, workload, memory=True)
-    result["memory_bytes"] = warm.get("memory_bytes")
+    result["memory_bytes"] = result["check"].pop("memory_bytes")
     if not bench.arguments.skip_kill:
         result["kill"] = bench.kill(name, workload)
+
+
+def resume(bench: Bench, name: str, workload: w.Workload, kind: str, result: dict) -> None:
+    """From the state that the checked epoch took half way, in fresh processes."""
+    following = result["check"].pop("following") or []
+    result["resume"] = {"kind": kind}
+    if result["check"]["state_error"]:
+        result["resume"]["error"] = result["check"]["state_error"]
+        return
+    tries = [bench.act("resume", name, workload) for _ in range(bench.arguments.resumes)]
+    bad = next((t["error"] for t in tries if "error" in t), None)
+    if bad:
+        result["resume"]["error"] = bad
+        return
+    result["resume"]["seconds"] = statistics.median(t["resume_seconds"] for t in tries)
+    result["resume"]["right"] = all(sorted(t["first"]) == sorted(following) for t in tries)
 
 
 def summarize(result: dict, rounds: list[dict], floors: list[dict]) -> None:
@@ -310,6 +321,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the JSON lines here instead of below the tables")
     parser.add_argument("--skip-kill", action="store_true")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     names = [n for n in ORDER if n in arguments.contestants or n == FLOOR]
     bench = Bench(arguments)
     data.make(bench.source, arguments.size, arguments.photos, arguments.workloads)

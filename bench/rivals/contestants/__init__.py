@@ -9,7 +9,7 @@
 
 A `Feed` is iterated once for each epoch and yields batches: tokens as an integer tensor [32, 2048]; images as
 (u8 tensor [32, 3, 224, 224], tensor of image numbers); a blob as a 1-D u8 tensor. `state(batches)` is the position
-after so many batches of the running epoch, in plain values. The library is imported at the top of its module, because
+after so many batches of the running epoch, in plain values; a `close()` is called at the end where there is one. The library is imported at the top of its module, because
 that import is measured.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import grain
@@ -60,7 +61,9 @@ def to_torch(value):
 class Feed:
     def __init__(self, workload, target: Path, state):
         files = sorted(str(path) for path in target.glob("*.array_record"))
-        dataset = grain.MapDataset.source(grain.sources.ArrayRecordDataSource(files)).seed(w.SEED).shuffle()
+        dataset = grain.MapDataset.source(grain.sources.ArrayRecordDataSource(files)).seed(w.SEED)
+        # Epochs follow one another in one stream, each shuffled anew, so that workers are started once.
+        dataset = dataset.shuffle().repeat()
         dataset = dataset.map({w.TOKENS: row, w.IMAGES: picture, w.BLOBS: blob}[workload.name])
         if workload.name != w.BLOBS:
             dataset = dataset.batch(workload.batch_size)
@@ -71,25 +74,25 @@ class Feed:
             self.dataset = self.dataset.mp_prefetch(
                 grain.MultiprocessingOptions(num_workers=workload.workers, per_worker_buffer_size=2)
             )
-        self.position = state
-        self.iterator = None
+        self.iterator = iter(self.dataset)
+        self.left = self.epoch_batches = workload.batches
+        if state:
+            self.iterator.set_state(state["position"])
+            self.left -= state["batches"]
 
     def __iter__(self):
-        import warnings
-
-        self.iterator = iter(self.dataset)
-        if self.position:
-            self.iterator.set_state(self.position)
-            self.position = None
-        with warnings.catch_warnings():
-            # Its arrays lie over bytes and are not writable, and nothing writes to them.
-            warnings.simplefilter("ignore", UserWarning)
-            for value in self.iterator:
-                yield to_torch(value)
-        self.iterator.close()
+        # Its arrays lie over bytes that are not writable, and nothing writes to them.
+        warnings.simplefilter("ignore", UserWarning)
+        left, self.left = self.left, self.epoch_batches
+        for _ in range(left):
+            yield to_torch(next(self.iterator))
 
     def state(self, batches: int):
-        return self.iterator.get_state()
+        return {"position": self.iterator.get_state(), "batches": batches}
+
+    def close(self) -> None:
+        """Without it its shared memory is left to Python's resource tracker."""
+        self.iterator.close()
 
 
 def open_feed(workload, target: Path, state=None):
