@@ -9,7 +9,7 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/forebay/target
 export FOREBAY_TOOLS ?= $(HOME)/.cache/forebay/tools/bin
 # The Python environment of the tests, outside the checkout too.
 export FOREBAY_VENV ?= $(HOME)/.cache/forebay/venv
-FEATURES = --features forebay-cli/crash-points,forebay-checkpoint/crash-points,forebay-prepare/crash-points,forebay-archive/crash-points
+FEATURES = --features forebay-cli/crash-points,forebay-checkpoint/crash-points,forebay-prepare/crash-points,forebay-index/crash-points,forebay-archive/crash-points
 
 .PHONY: test tools format architecture deny lint build unit docs plain python python-test bench day
 

@@ -24,10 +24,11 @@ def prepare(workload, source: Path, target: Path) -> None:
     lake = str(target / "lake")
     if workload.name == w.TOKENS:
         write_parquet(source, target / "parquet")
-        forebay.index(lake, str(target / "parquet"), name=workload.name)
+        forebay.index(lake, workload.name, str(target / "parquet"), local=target / "local")
         return
     # Another contestant's converted data: run.py prepares that one first.
-    forebay.index(lake, str(target.parent / "webdataset" / "shards"), name=workload.name)
+    shards = str(target.parent / "webdataset" / "shards")
+    forebay.index(lake, workload.name, shards, local=target / "local")
 
 
 def write_parquet(source: Path, target: Path) -> None:
@@ -46,7 +47,7 @@ class Feed:
         self.workload = workload
         options = {}
         if workload.name == w.IMAGES:
-            options = {"images": {"column": "jpg", "size": w.IMAGE_PIXELS}}
+            options = {"images": {"jpg": {"size": [w.IMAGE_PIXELS, w.IMAGE_PIXELS], "dtype": "U8"}}}
         self.feed = forebay.feed(
             str(target / "lake"),
             workload.name,
@@ -66,7 +67,7 @@ class Feed:
             elif self.workload.name == w.IMAGES:
                 yield batch["jpg"], batch["cls"]
             else:
-                yield batch["bin"].reshape(-1)
+                yield batch["bin"][0]
 
     def state(self, batches: int):
         return self.feed.state_dict()
