@@ -63,5 +63,5 @@ def test_two_then_three_then_one_process_see_each_sample_once_in_order(
     epoch = [id for ids in found[: unbroken.steps_per_epoch] for id in ids]
     assert len(set(epoch)) == len(epoch) == unbroken.rows // 12 * 12
     state = json.loads((tmp_path / "state.json").read_text())
-    assert (state["step"], state["samples"]) == (steps, steps * 12)
+    assert (state["step"], state["epoch"], state["samples_in_epoch"]) == (steps, 1, 3 * 12)
     assert isinstance(unbroken, forebay.Feed)

@@ -30,10 +30,10 @@ fn a_store_url_that_is_not_built_yet_is_refused_by_name() {
     let bench = Bench::new();
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_forebay"));
     let output =
-        command.args(["checkpoint", "list", "x", "--store", "s3://bucket"]).output().unwrap();
+        command.args(["checkpoint", "list", "x", "--store", "gs://bucket"]).output().unwrap();
     let said = support::Said::of(output);
     assert_eq!(said.code, Some(2));
-    assert!(said.err.contains("s3") && said.err.contains("file:///"), "{}", said.err);
+    assert!(said.err.contains("gs") && said.err.contains("file:///"), "{}", said.err);
     drop(bench);
 }
 
