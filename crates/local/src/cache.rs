@@ -5,7 +5,7 @@ use std::{fmt, fs::File, io, ops::Deref, path::PathBuf, sync::Arc};
 use forebay_types::Digest;
 use memmap2::Mmap;
 
-use crate::{Error, LocalTier, files};
+use crate::{Error, LocalTier, files, ledger::Part};
 
 /// A cached file, mapped into memory. Stays readable after it was evicted.
 #[derive(Clone)]
@@ -88,6 +88,17 @@ impl LocalTier {
         }
     }
 
+    /// The digest of every cached file, in no order. Cheaper than [`LocalTier::cached_bytes_of`]:
+    /// no file is looked at.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn cached_digests(&self) -> Result<Vec<Digest>, Error> {
+        let paths = files::entries(&self.folder("cache"))?;
+        let digest = |path: &PathBuf| path.file_name()?.to_str()?.parse().ok();
+        Ok(paths.iter().filter_map(digest).collect())
+    }
+
     /// Every cached file with its length, in the order of their digests.
     ///
     /// # Errors
@@ -107,6 +118,18 @@ impl LocalTier {
     /// # Errors
     /// When it cannot be removed.
     pub fn evict(&self, digest: Digest) -> Result<bool, Error> {
-        files::remove(&self.cache_path(digest))
+        let path = self.cache_path(digest);
+        if files::length(&path)?.is_none() {
+            return Ok(false);
+        }
+        self.change(|taken| {
+            let bytes = files::length(&path)?;
+            let removed = files::remove(&path)?;
+            if let Some(bytes) = bytes.filter(|_| removed) {
+                taken.give_back(Part::Cached, bytes);
+                taken.cache_changed();
+            }
+            Ok(removed)
+        })
     }
 }

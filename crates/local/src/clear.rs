@@ -4,7 +4,7 @@ use std::{fs, io::ErrorKind};
 
 use crate::{
     Error, LocalTier, files,
-    tier::{FOLDERS, LOCKS},
+    tier::{FOLDERS, LOCKS, TAKING},
 };
 
 /// Names that an error lists at most.
@@ -30,8 +30,9 @@ impl LocalTier {
         self.make_folders()?;
         self.require_drained()?;
         self.require_idle()?;
+        self.forget_ledger(&lock)?;
         let mut cleared = Cleared::default();
-        for name in ["cache", "landing", "staging", "scratch"] {
+        for name in TAKING {
             files::walk(&self.folder(name), &mut |_, bytes| {
                 cleared.files += 1;
                 cleared.bytes += bytes;

@@ -44,16 +44,27 @@ pub(crate) fn create_locked(path: &Path) -> Result<File, Error> {
     create().map_err(Error::at("create", path))
 }
 
+/// A lock that is held until this value is dropped, or its process dies.
+#[derive(Debug)]
+pub(crate) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file would do, unless a child was forked meanwhile: it has the file open too.
+        let _closed = self.0.unlock();
+    }
+}
+
 /// Opens or makes a lock file and waits for its lock.
 ///
 /// The file may be removed while we wait (the tier was cleared); a lock on a file without a name
 /// excludes nobody, so it is taken again on the one that has the name.
-pub(crate) fn lock(folder: &Path, name: &str) -> Result<File, Error> {
+pub(crate) fn lock(folder: &Path, name: &str) -> Result<Lock, Error> {
     let path = folder.join(name);
     loop {
         make_directory(folder)?;
         match lock_once(&path) {
-            Ok(Some(file)) => return Ok(file),
+            Ok(Some(file)) => return Ok(Lock(file)),
             Ok(None) => {}
             // Cleared between the two lines above.
             Err(error) if error.kind() == io::ErrorKind::NotFound && !folder.is_dir() => {}
@@ -99,6 +110,15 @@ pub(crate) fn walk(folder: &Path, visit: &mut dyn FnMut(&Path, u64)) -> Result<(
         }
     }
     Ok(())
+}
+
+/// The length of a file; nothing if there is none.
+pub(crate) fn length(path: &Path) -> Result<Option<u64>, Error> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) => Ok(Some(metadata.len())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::at("look at", path)(error)),
+    }
 }
 
 /// Removes a file that may be gone already; says whether it was there.

@@ -8,13 +8,14 @@
 //!   staging/.incoming-<nonce>    files on their way into staging
 //!   scratch/<name>-<nonce>/      working space of one process
 //!   locks/<00..ff>               one download of an object per node
-//!   locks/space                  held while space is reserved
+//!   locks/space                  held while what is taken changes
+//!   locks/ledger                 what is taken
 //! ```
 //!
 //! # Bounds
 //! The sum of all files' lengths never exceeds the budget: a file is given its whole length when
-//! it is made, under a lock, before its first byte is written. There is no counter that could go
-//! stale: the ledger is the directory.
+//! it is made, under a lock, before its first byte is written. The sum is kept in a file that says
+//! when it may be wrong, and is then made anew from the directory: see `ledger.rs`.
 //!
 //! # After a crash
 //! Locks die with their process. Files on their way and scratch whose owner is dead are removed
@@ -26,6 +27,7 @@ mod clear;
 mod error;
 mod files;
 mod landing;
+mod ledger;
 mod scratch;
 mod space;
 mod staging;
@@ -34,8 +36,8 @@ mod tier;
 pub use cache::CachedFile;
 pub use clear::Cleared;
 pub use error::Error;
-pub use landing::{Landing, LandingLock};
-pub use scratch::{Scratch, ScratchFile};
+pub use landing::{Landing, LandingFile, LandingLock, Spool, Spooled};
+pub use scratch::Scratch;
 pub use space::Usage;
 pub use staging::{Staged, StagedWriter};
 pub use tier::LocalTier;

@@ -1,14 +1,17 @@
-//! The ledger: how much is taken, and reserving more.
+//! Reserving space, and how much is taken.
 //!
 //! A reservation *is* a file of the reserved length, made while `locks/space` is held. Whoever
 //! looks at the directory sees it, and it goes when the file goes; so a crash can leave a
-//! leftover, never a wrong sum.
+//! leftover, never a wrong sum. The `ledger` saves looking.
 
 use std::{fs::File, path::Path};
 
 use rustix::{fs::FallocateFlags, io::Errno};
 
-use crate::{Error, LocalTier, files};
+use crate::{
+    Error, LocalTier, files,
+    ledger::{Ledger, Part, Taken},
+};
 
 /// How the budget is used, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,57 +40,85 @@ impl LocalTier {
     /// # Errors
     /// When the directory cannot be read.
     pub fn usage(&self) -> Result<Usage, Error> {
-        let sum = |folder: &str| {
-            let mut bytes = 0;
-            files::walk(&self.folder(folder), &mut |_, length| bytes += length).map(|()| bytes)
-        };
-        Ok(Usage {
-            budget_bytes: self.budget_bytes(),
-            // In this order: a file that lands in between is counted twice, never not at all.
-            cached_bytes: sum("landing")? + sum("cache")?,
-            staged_bytes: sum("staging")?,
-            scratch_bytes: self.scratch_bytes()?,
-        })
+        let lock = self.lock_space()?;
+        Ok(self.ledger(&lock)?.usage())
+    }
+
+    /// A number that grows with every file that gets its name in the cache or loses it, whichever
+    /// process does it, and jumps when that was not counted.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn cache_changes(&self) -> Result<u64, Error> {
+        let lock = self.lock_space()?;
+        Ok(self.ledger(&lock)?.changes())
     }
 
     /// Calls `make` with the space lock held, if `bytes` more fit into the budget.
     pub(crate) fn reserve<T>(
         &self,
         object: &str,
+        part: Part,
         bytes: u64,
         make: impl FnOnce() -> Result<T, Error>,
     ) -> Result<T, Error> {
         let lock = self.lock_space()?;
         self.make_folders()?;
         let budget_bytes = self.budget_bytes();
-        let fits = |used_bytes: u64| used_bytes.saturating_add(bytes) <= budget_bytes;
-        let mut used_bytes = self.usage()?.used_bytes();
+        let mut ledger = self.ledger(&lock)?;
+        let full =
+            |ledger: &Ledger<'_>| ledger.usage().used_bytes().saturating_add(bytes) > budget_bytes;
         // Another process may have died since this one opened the tier.
-        if !fits(used_bytes) && self.recover(&lock)? {
-            used_bytes = self.usage()?.used_bytes();
+        if full(&ledger) && !ledger.recover()? && ledger.is_due() {
+            ledger.recount()?;
         }
-        if !fits(used_bytes) {
-            let object = object.to_owned();
+        if full(&ledger) {
+            let (object, used_bytes) = (object.to_owned(), ledger.usage().used_bytes());
             return Err(Error::Full { object, needed_bytes: bytes, used_bytes, budget_bytes });
         }
-        make()
+        ledger.act(|taken| {
+            let made = make()?;
+            taken.add(part, bytes);
+            Ok(made)
+        })
     }
 
-    /// Whoever holds this may make, name and sum up files; everybody else waits.
+    /// Does `act` with the space lock held, in the ledger.
+    pub(crate) fn change<T>(
+        &self,
+        act: impl FnOnce(&mut Taken) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let lock = self.lock_space()?;
+        self.ledger(&lock)?.act(act)
+    }
+
+    /// Whoever holds this may make, name, remove and sum up files; everybody else waits.
     pub(crate) fn lock_space(&self) -> Result<SpaceLock, Error> {
-        Ok(SpaceLock { _file: files::lock(&self.folder("locks"), "space")? })
+        Ok(SpaceLock { _lock: files::lock(&self.folder("locks"), "space")? })
     }
 }
 
 /// Proof that this process alone changes what is taken. Dies with it.
 #[derive(Debug)]
 pub(crate) struct SpaceLock {
-    _file: File,
+    _lock: files::Lock,
+}
+
+/// Makes a file on its way, locked, of its whole length. If that fails nothing is left.
+pub(crate) fn make(path: &Path, bytes: u64) -> Result<File, Error> {
+    let file = files::create_locked(path)?;
+    match allocate(&file, path, bytes) {
+        Ok(()) => Ok(file),
+        Err(error) => {
+            files::remove(path)?;
+            Err(error)
+        }
+    }
 }
 
 /// Gives `file` its whole length and its place on the disk at once: the ledger counts it from now
 /// on, and a full disk is met here and not in the middle of a file.
-pub(crate) fn allocate(file: &File, path: &Path, bytes: u64) -> Result<(), Error> {
+fn allocate(file: &File, path: &Path, bytes: u64) -> Result<(), Error> {
     if bytes == 0 {
         return Ok(());
     }

@@ -8,7 +8,7 @@ use std::{
 
 use forebay_types::Key;
 
-use crate::{Error, LocalTier, files, space, tier::is_hidden};
+use crate::{Error, LocalTier, files, ledger::Part, space, tier::is_hidden};
 
 /// A staged file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,6 +28,7 @@ pub struct StagedWriter {
     file: File,
     reserved_bytes: u64,
     written_bytes: u64,
+    is_named: bool,
 }
 
 impl LocalTier {
@@ -42,18 +43,16 @@ impl LocalTier {
     pub fn stage(&self, name: &Key, bytes: u64) -> Result<StagedWriter, Error> {
         let incoming = format!(".incoming-{}", self.runtime().nonce());
         let temporary = self.folder("staging").join(incoming);
-        self.reserve(name.as_str(), bytes, || {
-            let file = files::create_locked(&temporary)?;
-            let writer = StagedWriter {
-                tier: self.clone(),
-                name: name.clone(),
-                temporary,
-                file,
-                reserved_bytes: bytes,
-                written_bytes: 0,
-            };
-            space::allocate(&writer.file, &writer.temporary, bytes)?;
-            Ok(writer)
+        let make = || space::make(&temporary, bytes);
+        let file = self.reserve(name.as_str(), Part::Staged, bytes, make)?;
+        Ok(StagedWriter {
+            tier: self.clone(),
+            name: name.clone(),
+            temporary,
+            file,
+            reserved_bytes: bytes,
+            written_bytes: 0,
+            is_named: false,
         })
     }
 
@@ -94,10 +93,21 @@ impl LocalTier {
     pub fn release(&self, name: &Key) -> Result<(), Error> {
         let path = self.staged_path(name);
         // Nobody may be about to name a file in a directory that is removed here.
-        let _lock = self.lock_space()?;
-        if !files::remove(&path)? {
+        let lock = self.lock_space()?;
+        if files::length(&path)?.is_none() {
             return Ok(());
         }
+        self.ledger(&lock)?.act(|taken| {
+            let bytes = files::length(&path)?.unwrap_or(0);
+            if files::remove(&path)? {
+                taken.give_back(Part::Staged, bytes);
+            }
+            self.prune(&path)
+        })
+    }
+
+    /// Removes the directories above `path` that are empty now, and syncs what is left.
+    fn prune(&self, path: &Path) -> Result<(), Error> {
         let root = self.folder("staging");
         let mut above = path.parent();
         // A directory that holds another file is not empty and stays.
@@ -116,7 +126,7 @@ impl StagedWriter {
     ///
     /// # Errors
     /// When it could not be; then nothing is staged under this name that was not before.
-    pub fn finish(self) -> Result<(), Error> {
+    pub fn finish(mut self) -> Result<(), Error> {
         let path = self.tier.staged_path(&self.name);
         let seal = || {
             self.file.set_len(self.written_bytes)?;
@@ -126,10 +136,16 @@ impl StagedWriter {
         let folder = path.parent().unwrap_or(&path);
         // Whoever sums up the tier sees the file under its old name or its new one, and no
         // directory is pruned before the file is in it.
-        let _lock = self.tier.lock_space()?;
-        files::make_directories(&self.tier.folder("staging"), folder)?;
-        fs::rename(&self.temporary, &path).map_err(Error::at("name", &path))?;
-        files::sync_directory(folder)
+        let (reserved_bytes, written_bytes) = (self.reserved_bytes, self.written_bytes);
+        self.tier.change(|taken| {
+            files::make_directories(&self.tier.folder("staging"), folder)?;
+            let replaced_bytes = files::length(&path)?.unwrap_or(0);
+            fs::rename(&self.temporary, &path).map_err(Error::at("name", &path))?;
+            taken.give_back(Part::Staged, replaced_bytes + (reserved_bytes - written_bytes));
+            files::sync_directory(folder)
+        })?;
+        self.is_named = true;
+        Ok(())
     }
 }
 
@@ -154,7 +170,15 @@ impl Write for StagedWriter {
 
 impl Drop for StagedWriter {
     fn drop(&mut self) {
-        // Already renamed, or not wanted; what cannot be removed goes at the next open.
-        let _gone = fs::remove_file(&self.temporary);
+        if self.is_named || self.tier.is_forked() {
+            return;
+        }
+        // Not wanted; what cannot be removed goes at the next open.
+        let _gone = self.tier.change(|taken| {
+            if files::remove(&self.temporary)? {
+                taken.give_back(Part::Staged, self.reserved_bytes);
+            }
+            Ok(())
+        });
     }
 }

@@ -8,7 +8,10 @@ use std::{
 
 use forebay_runtime::Runtime;
 
-use crate::{Error, files, space::SpaceLock};
+use crate::{
+    Error, files,
+    ledger::{self, Ledger},
+};
 
 /// One node's directory. Cloning is cheap and gives the same tier.
 #[derive(Clone)]
@@ -20,12 +23,18 @@ struct Shared {
     directory: PathBuf,
     budget_bytes: u64,
     runtime: Runtime,
+    /// What names this boot of the machine.
+    boot: Option<[u8; 16]>,
+    /// The process that opened it.
+    process: u32,
 }
 
 /// The directory that marks another as a local tier: made first, removed last.
 pub(crate) const LOCKS: &str = "locks";
 /// What a tier is made of, in the order in which it is made.
 pub(crate) const FOLDERS: [&str; 5] = [LOCKS, "cache", "landing", "staging", "scratch"];
+/// Those whose files take space.
+pub(crate) const TAKING: [&str; 4] = ["cache", "landing", "staging", "scratch"];
 /// What a file system puts into its own root.
 const LOST_AND_FOUND: &str = "lost+found";
 
@@ -41,13 +50,14 @@ impl LocalTier {
         }
         files::make_directory(directory)?;
         let directory = directory.canonicalize().map_err(Error::at("open", directory))?;
-        let shared = Shared { directory, budget_bytes, runtime: runtime.clone() };
+        let (boot, process) = (ledger::boot(), std::process::id());
+        let shared = Shared { directory, budget_bytes, runtime: runtime.clone(), boot, process };
         let tier = Self { shared: Arc::new(shared) };
         tier.refuse_foreign()?;
         // Whoever makes a file on its way holds this lock until the file's own is held.
         let lock = tier.lock_space()?;
         tier.make_folders()?;
-        tier.recover(&lock)?;
+        tier.ledger(&lock)?.recover()?;
         drop(lock);
         Ok(tier)
     }
@@ -78,6 +88,16 @@ impl LocalTier {
         self.shared.budget_bytes
     }
 
+    pub(crate) fn boot(&self) -> Option<[u8; 16]> {
+        self.shared.boot
+    }
+
+    /// Whether this process is a fork of the one that opened the tier: what that one has under way
+    /// is not ours to remove.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.shared.process != std::process::id()
+    }
+
     pub(crate) fn runtime(&self) -> &Runtime {
         &self.shared.runtime
     }
@@ -88,24 +108,10 @@ impl LocalTier {
 
     /// Another process may have cleared the tier since it was opened.
     pub(crate) fn make_folders(&self) -> Result<(), Error> {
-        FOLDERS.iter().try_for_each(|name| files::make_directory(&self.folder(name)))
-    }
-
-    /// Removes files on their way and scratch whose owner is dead; says whether there were any.
-    pub(crate) fn recover(&self, _lock: &SpaceLock) -> Result<bool, Error> {
-        let mut removed = false;
-        for path in self.on_their_way()? {
-            if !files::is_locked(&path) {
-                removed |= files::remove(&path)?;
-            }
-        }
-        for path in files::entries(&self.folder("scratch"))? {
-            if !files::is_locked(&path.join(crate::scratch::OWNER)) {
-                fs::remove_dir_all(&path).map_err(Error::at("remove", &path))?;
-                removed = true;
-            }
-        }
-        Ok(removed)
+        let mut folders = FOLDERS.iter().map(|name| self.folder(name));
+        // Asked before it is tried: they are there nearly always, and asking is cheaper.
+        folders
+            .try_for_each(|path| if path.is_dir() { Ok(()) } else { files::make_directory(&path) })
     }
 
     /// Files on their way into the cache or into staging.
@@ -114,6 +120,30 @@ impl LocalTier {
         let staging = files::entries(&self.folder("staging"))?;
         found.extend(staging.into_iter().filter(|path| is_hidden(path)));
         Ok(found)
+    }
+}
+
+impl Ledger<'_> {
+    /// Removes files on their way and scratch whose owner is dead; says whether there were any.
+    pub(crate) fn recover(&mut self) -> Result<bool, Error> {
+        let tier = self.tier();
+        let mut dead = tier.on_their_way()?;
+        dead.retain(|path| !files::is_locked(path));
+        let mut dead_scratch = files::entries(&tier.folder("scratch"))?;
+        dead_scratch.retain(|path| !files::is_locked(&path.join(crate::scratch::OWNER)));
+        if dead.is_empty() && dead_scratch.is_empty() {
+            return Ok(false);
+        }
+        self.act(|taken| {
+            // Nobody can say what a dead owner had noted of them.
+            taken.doubt();
+            dead.iter().try_for_each(|path| files::remove(path).map(drop))?;
+            dead_scratch
+                .iter()
+                .try_for_each(|path| fs::remove_dir_all(path).map_err(Error::at("remove", path)))
+        })?;
+        self.recount()?;
+        Ok(true)
     }
 }
 

@@ -46,7 +46,9 @@ fn bytes_on_disk(directory: &Path) -> u64 {
     let space = std::fs::File::open(directory.join("locks/space")).unwrap();
     space.lock().unwrap();
     let mut files = BTreeMap::new();
-    add_files(directory, &mut files);
+    for folder in ["cache", "landing", "staging", "scratch"] {
+        add_files(&directory.join(folder), &mut files);
+    }
     files.values().sum()
 }
 
@@ -69,6 +71,8 @@ enum Act {
     Evict(u8),
     Stage(u8, u64),
     Release(u8),
+    Reserve(u64),
+    FreeScratch,
     Reopen,
 }
 
@@ -81,6 +85,8 @@ fn act() -> impl Strategy<Value = Act> {
         2 => number.clone().prop_map(Act::Evict),
         3 => (number.clone(), bytes).prop_map(|(n, b)| Act::Stage(n, b)),
         2 => number.prop_map(Act::Release),
+        1 => (1..200u64).prop_map(Act::Reserve),
+        1 => Just(Act::FreeScratch),
         1 => Just(Act::Reopen),
     ]
 }
@@ -92,11 +98,14 @@ struct Model {
     staged: BTreeMap<String, Vec<u8>>,
     /// The last body that landed under each number.
     landed: BTreeMap<u8, Digest>,
+    scratch: Vec<(forebay_local::Scratch, u64)>,
 }
 
 impl Model {
     fn used_bytes(&self) -> u64 {
-        self.cached.values().chain(self.staged.values()).map(|body| body.len() as u64).sum()
+        let bodies = self.cached.values().chain(self.staged.values());
+        let files: u64 = bodies.map(|body| body.len() as u64).sum();
+        files + self.scratch.iter().map(|(_, bytes)| bytes).sum::<u64>()
     }
 
     fn fits(&self, bytes: u64) -> bool {
@@ -144,6 +153,18 @@ fn apply(tier: &mut LocalTier, directory: &Path, model: &mut Model, act: &Act) {
             model.staged.remove(&name);
             tier.release(&key(&name)).unwrap();
         }
+        Act::Reserve(bytes) => {
+            let scratch = tier.scratch("work").unwrap();
+            let fits = model.fits(bytes);
+            match scratch.reserve(bytes) {
+                Ok(()) => {
+                    assert!(fits, "reserved beyond the budget");
+                    model.scratch.push((scratch, bytes));
+                }
+                Err(error) => assert!(!fits && error.kind() == ErrorKind::Full, "{error}"),
+            }
+        }
+        Act::FreeScratch => drop(model.scratch.pop()),
         Act::Reopen => *tier = open(directory),
     }
 }
@@ -326,6 +347,108 @@ fn a_full_disk_is_met_before_the_first_byte_and_is_no_full_budget() {
     small.unwrap();
 }
 
+fn is_note_under_way(directory: &Path) -> bool {
+    std::fs::read(directory.join("locks/ledger")).is_ok_and(|note| note[12] == 1)
+}
+
+/// The ledger says so when its process died in the middle of an act, and the next sums up the files.
+#[test]
+fn a_ledger_survives_kills_at_any_moment() {
+    let folder = tempfile::tempdir().unwrap();
+    let runtime = Runtime::system();
+    let mut random = forebay_runtime::Random::new(3);
+    let mut under_way = 0;
+    for round in 0..40 {
+        let mut child = start_child(folder.path(), "FOREBAY_TEST_CHURN", &round.to_string());
+        let lines = std::io::BufReader::new(child.stdout.take().unwrap());
+        assert!(std::io::BufRead::lines(lines).any(|line| line.unwrap().contains("ready")));
+        let pause = std::time::Duration::from_micros(500 + random.next_u64() % 4000);
+        runtime.sleep(pause).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        under_way += u32::from(is_note_under_way(folder.path()));
+        // Before recovery: leftovers count.
+        let taken = bytes_on_disk(folder.path());
+        assert!(taken <= BUDGET_BYTES, "{taken} bytes after round {round}");
+        let tier = open(folder.path());
+        assert_eq!(tier.usage().unwrap().used_bytes(), bytes_on_disk(folder.path()));
+        assert!(!is_note_under_way(folder.path()));
+    }
+    assert!(under_way > 0, "no kill met an act: this test shows nothing");
+}
+
+#[test]
+fn a_stranger_s_hand_in_the_tier_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let tier = open(folder.path());
+    let digest = land(&tier, &content(1, 600)).unwrap();
+    let changes = tier.cache_changes().unwrap();
+    // File systems tick every few milliseconds.
+    Runtime::system().sleep(std::time::Duration::from_millis(30)).unwrap();
+    std::fs::remove_file(folder.path().join(format!("cache/{digest}"))).unwrap();
+    assert_eq!(tier.usage().unwrap().used_bytes(), 0);
+    assert_ne!(tier.cache_changes().unwrap(), changes);
+    land(&tier, &content(2, 900)).unwrap();
+
+    // A note of another boot, and one that is no note, count for nothing.
+    for damage in [16, 33] {
+        let path = folder.path().join("locks/ledger");
+        let mut note = std::fs::read(&path).unwrap();
+        note[damage] ^= 1;
+        std::fs::write(&path, note).unwrap();
+        assert_eq!(tier.usage().unwrap().used_bytes(), 900);
+    }
+    // Lengths alone show in no directory; a full tier looks for itself in the end.
+    let path = folder.path().join(format!("cache/{}", Digest::of(&content(2, 900))));
+    std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(10).unwrap();
+    for _ in 0..4 {
+        drop(tier.scratch("work").unwrap());
+    }
+    land(&tier, &content(3, 900)).unwrap();
+}
+
+#[test]
+fn content_and_what_it_is_made_of_are_reserved_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let tier = open(folder.path());
+    let body = content(5, 600);
+    let error = tier.land_from(Digest::of(&body), 600, 401).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Full);
+    let (mut landing, spool) = tier.land_from(Digest::of(&body), 600, 400).unwrap();
+    assert_eq!(tier.usage().unwrap().used_bytes(), 1000);
+    assert!(spool.file().write_at(1, &content(4, 400)).is_err());
+    spool.file().write_at(0, &content(4, 400)).unwrap();
+    let stored = spool.map().unwrap();
+    assert_eq!(*stored, content(4, 400));
+    landing.write_all(&body).unwrap();
+    landing.finish().unwrap();
+    assert_eq!(tier.usage().unwrap().used_bytes(), 1000);
+    drop(stored);
+    assert_eq!(tier.usage().unwrap().used_bytes(), 600);
+}
+
+#[test]
+fn pieces_land_in_any_order_and_none_may_lack() {
+    let folder = tempfile::tempdir().unwrap();
+    let tier = open(folder.path());
+    let body: Vec<u8> = (0..900).map(|index| (index / 7) as u8).collect();
+    for missing in [true, false] {
+        let mut landing = tier.land(Digest::of(&body), 900).unwrap();
+        let file = landing.file();
+        for (from, to) in [(500, 900), (0, 1), (1, 300)] {
+            file.write_at(from, &body[from as usize..to]).unwrap();
+        }
+        if !missing {
+            file.write_at(300, &body[300..500]).unwrap();
+        }
+        landing.see(&body);
+        match landing.finish() {
+            Ok(cached) => assert!(!missing && *cached == *body),
+            Err(error) => assert!(missing && error.kind() == ErrorKind::Corrupt, "{error}"),
+        }
+    }
+}
+
 /// The body of the child processes below: this test binary, started again.
 #[test]
 fn child() {
@@ -345,6 +468,10 @@ fn child() {
             std::thread::park();
         }
     }
+    if let Ok(seed) = env::var("FOREBAY_TEST_CHURN") {
+        println!("ready");
+        churn(&tier, seed.parse().unwrap());
+    }
     let start: u8 = env::var("FOREBAY_TEST_START").unwrap().parse().unwrap();
     for round in 0..40u8 {
         let body = content(start.wrapping_add(round), 90);
@@ -360,6 +487,23 @@ fn child() {
             if round % 3 == 0 {
                 tier.evict(digest).unwrap();
             }
+        }
+    }
+}
+
+/// Acts without end.
+fn churn(tier: &LocalTier, seed: u64) -> ! {
+    let mut random = forebay_runtime::Random::new(seed);
+    loop {
+        let number = (random.next_u64() % 4) as u8;
+        let body = content(number, 50 + 100 * u64::from(number));
+        let name = format!("runs/{number}/file");
+        match random.next_u64() % 5 {
+            0 => drop(tier.evict(Digest::of(&body)).unwrap()),
+            1 => tier.release(&key(&name)).unwrap(),
+            2 => drop(stage(tier, &name, &body)),
+            3 => drop(tier.scratch("work").unwrap().reserve(100)),
+            _ => drop(land(tier, &body)),
         }
     }
 }

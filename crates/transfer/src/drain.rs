@@ -30,6 +30,7 @@ impl Transfer {
     /// [`Error::StagedDamaged`] when the staged bytes do not have `digest`; then nothing is
     /// written.
     pub fn drain(&self, name: &Key, key: &Key, digest: Digest) -> Result<u64, Error> {
+        self.require_process()?;
         let mut attempt = 1;
         loop {
             match self.drain_once(name, key, digest) {

@@ -87,7 +87,7 @@ pub enum Error {
         lake: String,
     },
     /// Stored bytes cannot be decoded.
-    #[error("cannot decode {object} of {lake}")]
+    #[error("cannot decode {object} of {lake}; if it changed since it was indexed, index it again")]
     Decode {
         /// The file's key.
         object: Key,
@@ -147,6 +147,17 @@ pub enum Error {
         /// The budget less what is staged and scratch.
         available_bytes: u64,
     },
+    /// Used in a forked child.
+    #[error(
+        "the tiers were opened before a fork, by process {opened}, and cannot be used in its child \
+         {child}, which has none of its threads; open them in the child"
+    )]
+    Forked {
+        /// The process that opened them.
+        opened: u32,
+        /// The one that used them.
+        child: u32,
+    },
     /// The work was told to stop.
     #[error("fetching {object} was cancelled")]
     Cancelled {
@@ -175,7 +186,7 @@ impl Error {
             | Self::Missing { .. }
             | Self::StagedDamaged { .. } => ErrorKind::Corrupt,
             Self::NoDataset { .. } | Self::NoVersion { .. } => ErrorKind::NotFound,
-            Self::BudgetTooSmall { .. } => ErrorKind::Invalid,
+            Self::BudgetTooSmall { .. } | Self::Forked { .. } => ErrorKind::Invalid,
             Self::Cancelled { .. } => ErrorKind::Interrupted,
         }
     }

@@ -9,22 +9,20 @@
 //! reserve space, evicting by known future ─ read pieces ─ check length and digest ─ rename
 //! ```
 //!
-//! An object that is stored in another form lands in scratch space first, is decoded from there, and
-//! leaves nothing but its content.
+//! An object that is stored in another form lands beside its content first, is decoded from there,
+//! and leaves nothing but its content. Space for both is reserved at once.
 //!
 //! A download whose digest does not match is read once more, since a byte may flip on the way; if
 //! it does not match again, the lake's object is damaged and the error says so.
 
 use std::{
-    fs::OpenOptions,
-    os::unix::fs::OpenOptionsExt,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
-use forebay_local::{CachedFile, Landing, Scratch, ScratchFile};
+use forebay_local::{CachedFile, Landing, Spool};
 use forebay_runtime::Cancelled;
-use forebay_types::{ErrorKind, Name};
+use forebay_types::{Digest, ErrorKind};
 
 use crate::{Error, Object, Transfer, pieces};
 
@@ -48,15 +46,27 @@ pub(crate) enum Urgency<'a> {
     Ahead {
         /// In so many positions: only what is needed later may go.
         distance: u64,
+        /// Whether anything may go for it yet.
+        evicts: bool,
         /// Set when nobody wants it any more.
         stop: &'a AtomicBool,
     },
 }
 
-/// Stored bytes on the node, until they are decoded.
-struct Held {
-    file: ScratchFile,
-    _scratch: Scratch,
+/// A landing, and where its stored bytes land before it, if they are to be decoded.
+type Reserved = (Landing, Option<Spool>);
+
+/// Why a landing got no name.
+enum Unlanded {
+    /// The bytes are not what they should be; why they cannot be decoded, if that is how it showed.
+    Damaged(Option<std::io::Error>),
+    Failed(Error),
+}
+
+impl From<Error> for Unlanded {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
 }
 
 impl Urgency<'_> {
@@ -113,11 +123,20 @@ impl Transfer {
 
     /// Downloads the object again, because its file on this node was found damaged.
     ///
+    /// Several may have found it so, in one process or in many: the first downloads it, and the
+    /// others find under the lock that what is there now has its digest.
+    ///
     /// # Errors
     /// As [`Transfer::fetch`].
     pub fn refetch(&self, object: &Object) -> Result<CachedFile, Error> {
+        self.require_process()?;
         let _lock = self.local().lock(object.digest).map_err(local("lock", object))?;
+        let found = self.local().cached(object.digest).map_err(local("open", object))?;
+        if let Some(file) = found.filter(|file| Digest::of(file) == object.digest) {
+            return Ok(file);
+        }
         self.local().evict(object.digest).map_err(local("evict", object))?;
+        self.counters().refetched.fetch_add(1, Ordering::Relaxed);
         self.download(object, Urgency::Now { stop: None })
             .map(|file| file.expect("urgent fetches never wait for room"))
     }
@@ -139,6 +158,7 @@ impl Transfer {
     }
 
     fn find(&self, object: &Object) -> Result<Option<CachedFile>, Error> {
+        self.require_process()?;
         let file = self.local().cached(object.digest).map_err(local("open", object))?;
         // A file cut short after it landed is no copy: the download takes its name.
         let file = file.filter(|file| file.bytes() == object.bytes);
@@ -148,68 +168,82 @@ impl Transfer {
 
     /// Requires the landing lock.
     fn download(&self, object: &Object, urgency: Urgency<'_>) -> Result<Option<CachedFile>, Error> {
+        let mut undecodable = None;
         for _attempt in 0..2 {
-            let Some(mut landing) = self.reserve(object, urgency)? else { return Ok(None) };
-            match object.decoder() {
-                None => pieces::stream(self, object, urgency, &mut landing)?,
-                Some(decoder) => {
-                    let Some(stored) = self.hold(object, urgency)? else { return Ok(None) };
-                    let decoded = decoder.decode(&stored.file, &mut landing);
-                    decoded.map_err(|source| self.undecoded(object, source))?;
-                }
-            }
-            match landing.finish() {
+            let Some((landing, spool)) = self.reserve(object, urgency)? else { return Ok(None) };
+            match self.land(object, urgency, landing, spool) {
                 Ok(file) => {
+                    self.candidates().landed(object.digest);
+                    let (_, stored_bytes) = object.place();
                     self.counters().fetched.fetch_add(1, Ordering::Relaxed);
-                    self.counters().fetched_bytes.fetch_add(object.bytes, Ordering::Relaxed);
+                    self.counters().fetched_bytes.fetch_add(stored_bytes, Ordering::Relaxed);
                     return Ok(Some(file));
                 }
-                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                Err(Unlanded::Damaged(source)) => {
+                    undecodable = source;
                     self.counters().damaged.fetch_add(1, Ordering::Relaxed);
                 }
-                Err(error) => return Err(local("land", object)(error)),
+                Err(Unlanded::Failed(error)) => return Err(error),
             }
         }
         let (key, lake) = (object.key.clone(), object.lake(self).url().into());
-        Err(match object.stored {
-            Some(_) => Error::Changed { object: key, lake },
-            None => Error::Damaged { object: key, lake },
+        Err(match (undecodable, &object.stored) {
+            (Some(source), _) => Error::Decode { object: key, lake, source },
+            (None, Some(_)) => Error::Changed { object: key, lake },
+            (None, None) => Error::Damaged { object: key, lake },
         })
     }
 
-    fn undecoded(&self, object: &Object, source: std::io::Error) -> Error {
-        let lake = object.lake(self).url().into();
-        Error::Decode { object: object.key.clone(), lake, source }
+    /// Brings the bytes, and names the file if they are what they should be.
+    fn land(
+        &self,
+        object: &Object,
+        urgency: Urgency<'_>,
+        mut landing: Landing,
+        spool: Option<Spool>,
+    ) -> Result<CachedFile, Unlanded> {
+        match object.decoder().zip(spool) {
+            None => {
+                let file = landing.file();
+                let mut see = |bytes: &[u8]| landing.see(bytes);
+                pieces::stream(self, object, urgency, &file, &mut see)?;
+            }
+            Some((decoder, spool)) => {
+                pieces::stream(self, object, urgency, &spool.file(), &mut |_| {})?;
+                let stored = spool.map().map_err(local("map", object))?;
+                decoder
+                    .decode(&stored, &mut landing)
+                    .map_err(|source| self.undecoded(object, source))?;
+            }
+        }
+        landing.finish().map_err(|error| match error.kind() {
+            ErrorKind::Corrupt => Unlanded::Damaged(None),
+            _ => Unlanded::Failed(local("land", object)(error)),
+        })
     }
 
-    /// The stored bytes of an object that is to be decoded, on the node until they are.
-    fn hold(&self, object: &Object, urgency: Urgency<'_>) -> Result<Option<Held>, Error> {
-        let (_, bytes) = object.place();
-        let reserve = || {
-            let scratch = self.local().scratch("decode")?;
-            scratch.reserve(bytes)?;
-            Ok(scratch)
-        };
-        let Some(scratch) = self.make_way(object, bytes, urgency, reserve)? else {
-            return Ok(None);
-        };
-        let name = Name::new("stored").expect("a sound name");
-        let path = scratch.path().join(name.as_str());
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(|source| Error::Write { object: object.key.clone(), source })?;
-        pieces::stream(self, object, urgency, &mut file)?;
-        let file = scratch.map(&name).map_err(local("map", object))?;
-        Ok(Some(Held { file, _scratch: scratch }))
+    fn undecoded(&self, object: &Object, source: std::io::Error) -> Unlanded {
+        match ErrorKind::of_io(&source) {
+            ErrorKind::Corrupt => Unlanded::Damaged(Some(source)),
+            _ => {
+                let lake = object.lake(self).url().into();
+                Unlanded::Failed(Error::Decode { object: object.key.clone(), lake, source })
+            }
+        }
     }
 
-    /// Space for the object, made by evicting one other object after the other.
-    fn reserve(&self, object: &Object, urgency: Urgency<'_>) -> Result<Option<Landing>, Error> {
-        let land = || self.local().land(object.digest, object.bytes);
-        self.make_way(object, object.bytes, urgency, land)
+    /// Space for the object, and for what it is decoded from, made by evicting one other object
+    /// after the other.
+    fn reserve(&self, object: &Object, urgency: Urgency<'_>) -> Result<Option<Reserved>, Error> {
+        let (tier, digest, bytes) = (self.local(), object.digest, object.bytes);
+        let (_, stored_bytes) = object.place();
+        let land = || match object.decoder() {
+            None => tier.land(digest, bytes).map(|landing| (landing, None)),
+            Some(_) => tier
+                .land_from(digest, bytes, stored_bytes)
+                .map(|(landing, spool)| (landing, Some(spool))),
+        };
+        self.make_way(object, object.landing_bytes(), urgency, land)
     }
 
     /// Reserves `bytes` on behalf of `object`, evicting other objects until `reserve` succeeds.
@@ -227,6 +261,9 @@ impl Transfer {
                 Err(error) if error.kind() == ErrorKind::Full => error,
                 Err(error) => return Err(local("land", object)(error)),
             };
+            if matches!(urgency, Urgency::Ahead { evicts: false, .. }) {
+                return Ok(None);
+            }
             if self.make_room(object.digest, &object.key, urgency.distance())? {
                 continue;
             }

@@ -65,6 +65,14 @@ impl Object {
         self.stored.as_ref().map_or((0, self.bytes), |stored| (stored.offset, stored.bytes))
     }
 
+    /// The bytes its content takes while it lands: beside it, what it is decoded from.
+    pub(crate) fn landing_bytes(&self) -> u64 {
+        match self.decoder() {
+            Some(_) => self.bytes.saturating_add(self.place().1),
+            None => self.bytes,
+        }
+    }
+
     pub(crate) fn decoder(&self) -> Option<&dyn Decoder> {
         self.stored.as_ref().and_then(|stored| stored.decoder.as_deref())
     }

@@ -1,14 +1,16 @@
-//! Reading one object in pieces: several ranged reads in flight, written in order.
+//! Reading one object in pieces: several ranged reads in flight, digested in order.
 //!
 //! Readers claim piece after piece, but never one that is more than [`READERS`] ahead of the
-//! writer, so the memory of a fetch is `READERS` buffers, reused. The first failure stops all.
+//! digest, so the memory of a fetch is `READERS` buffers, reused. A reader writes what it read to
+//! its place in the file at once; one thread takes the pieces into the digest in order. The first
+//! failure stops all.
 
 use std::{
     collections::BTreeMap,
-    io::Write,
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
 };
 
+use forebay_local::LandingFile;
 use forebay_types::ErrorKind;
 
 use crate::{Error, Object, Transfer, fetch::Urgency};
@@ -20,31 +22,39 @@ const READERS: u64 = 4;
 /// The memory one fetch holds at most.
 pub const FETCH_BYTES_MAX: u64 = PIECE_BYTES * READERS;
 
-/// Copies all stored bytes of the object from the lake into `landing`.
+/// Copies all stored bytes of the object from the lake into `landing`, and shows them to `see` in
+/// order.
 pub(crate) fn stream(
     transfer: &Transfer,
     object: &Object,
     urgency: Urgency<'_>,
-    landing: &mut (dyn Write + Send),
+    landing: &LandingFile,
+    see: &mut (dyn FnMut(&[u8]) + Send),
 ) -> Result<(), Error> {
+    let bring = |piece, buffer: &mut Vec<u8>| {
+        read(transfer, object, urgency, piece, buffer)?;
+        landing
+            .write_at(piece * PIECE_BYTES, buffer)
+            .map_err(|source| Error::Write { object: object.key.clone(), source })
+    };
     let pieces = object.place().1.div_ceil(PIECE_BYTES);
     if pieces <= 1 {
         // One request is the whole object: threads would only cost.
         let mut buffer = Vec::new();
-        read(transfer, object, urgency, 0, &mut buffer)?;
-        return write(object, landing, &buffer);
+        bring(0, &mut buffer)?;
+        see(&buffer);
+        return Ok(());
     }
     let line = Line::new(pieces);
-    let landing = Mutex::new(landing);
+    let see = Mutex::new(see);
     let readers = pieces.min(READERS) as usize;
     transfer.runtime().workers("fetch", readers + 1, |index| {
-        let outcome = if index == 0 {
-            let mut landing = landing.lock().unwrap_or_else(PoisonError::into_inner);
-            line.write_all(|buffer| write(object, &mut **landing, buffer))
-        } else {
-            line.read_all(|piece, buffer| read(transfer, object, urgency, piece, buffer))
-        };
-        outcome.inspect_err(|_| line.stop())
+        if index == 0 {
+            line.see_all(&mut **see.lock().unwrap_or_else(PoisonError::into_inner));
+            return Ok(());
+        }
+        let _farewell = Farewell(&line);
+        line.bring_all(bring).inspect_err(|_| line.stop())
     })
 }
 
@@ -74,11 +84,7 @@ fn read(
     })
 }
 
-fn write(object: &Object, landing: &mut dyn Write, buffer: &[u8]) -> Result<(), Error> {
-    landing.write_all(buffer).map_err(|source| Error::Write { object: object.key.clone(), source })
-}
-
-/// The pieces between readers and writer.
+/// The pieces between the readers and the digest.
 struct Line {
     pieces: u64,
     state: Mutex<State>,
@@ -88,10 +94,21 @@ struct Line {
 #[derive(Default)]
 struct State {
     claimed: u64,
-    written: u64,
+    seen: u64,
     filled: BTreeMap<u64, Vec<u8>>,
     spare: Vec<Vec<u8>>,
     stopped: bool,
+}
+
+/// Stops the others when a reader panics: they would wait for its piece.
+struct Farewell<'a>(&'a Line);
+
+impl Drop for Farewell<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.stop();
+        }
+    }
 }
 
 impl Line {
@@ -108,10 +125,13 @@ impl Line {
         self.changed.notify_all();
     }
 
-    /// A reader's life: `read` fills the buffer with the piece it is told.
-    fn read_all(&self, read: impl Fn(u64, &mut Vec<u8>) -> Result<(), Error>) -> Result<(), Error> {
+    /// A reader's life: `bring` fills the buffer with the piece it is told, and puts it in place.
+    fn bring_all(
+        &self,
+        bring: impl Fn(u64, &mut Vec<u8>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         while let Some((piece, mut buffer)) = self.claim() {
-            read(piece, &mut buffer)?;
+            bring(piece, &mut buffer)?;
             self.lock().filled.insert(piece, buffer);
             self.changed.notify_all();
         }
@@ -119,7 +139,7 @@ impl Line {
     }
 
     fn claim(&self) -> Option<(u64, Vec<u8>)> {
-        let busy = |state: &mut State| !state.stopped && state.claimed >= state.written + READERS;
+        let busy = |state: &mut State| !state.stopped && state.claimed >= state.seen + READERS;
         let mut state = self
             .changed
             .wait_while(self.lock(), |state| state.claimed < self.pieces && busy(state))
@@ -131,22 +151,21 @@ impl Line {
         Some((state.claimed - 1, state.spare.pop().unwrap_or_default()))
     }
 
-    /// The writer's life: every piece in order, unless a reader failed.
-    fn write_all(&self, mut write: impl FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
+    /// The digest's life: every piece in order, unless a reader failed.
+    fn see_all(&self, see: &mut dyn FnMut(&[u8])) {
         for piece in 0..self.pieces {
             let missing = |state: &mut State| !state.stopped && !state.filled.contains_key(&piece);
             let mut state = self
                 .changed
                 .wait_while(self.lock(), missing)
                 .unwrap_or_else(PoisonError::into_inner);
-            let Some(buffer) = state.filled.remove(&piece) else { return Ok(()) };
+            let Some(buffer) = state.filled.remove(&piece) else { return };
             drop(state);
-            write(&buffer)?;
+            see(&buffer);
             let mut state = self.lock();
-            state.written += 1;
+            state.seen += 1;
             state.spare.push(buffer);
             self.changed.notify_all();
         }
-        Ok(())
     }
 }

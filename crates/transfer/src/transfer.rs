@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -12,7 +12,10 @@ use forebay_lake::Lake;
 use forebay_local::LocalTier;
 use forebay_runtime::Runtime;
 
-use crate::room::Foresights;
+use crate::{
+    Error,
+    room::{Candidates, Foresights},
+};
 
 /// A lake, a local tier, and the way between them. Cloning is cheap and gives the same one.
 #[derive(Clone)]
@@ -25,7 +28,10 @@ struct Shared {
     local: LocalTier,
     runtime: Runtime,
     foresights: Mutex<Foresights>,
+    candidates: Mutex<Candidates>,
     counters: Counters,
+    /// The process that made it.
+    process: u32,
 }
 
 #[derive(Default)]
@@ -34,6 +40,7 @@ pub(crate) struct Counters {
     pub fetched: AtomicU64,
     pub fetched_bytes: AtomicU64,
     pub damaged: AtomicU64,
+    pub refetched: AtomicU64,
     pub evicted: AtomicU64,
 }
 
@@ -44,10 +51,12 @@ pub struct FetchStats {
     pub hits: u64,
     /// Objects that this process brought from the lake.
     pub fetched: u64,
-    /// Their bytes.
+    /// The bytes read from the lake for them.
     pub fetched_bytes: u64,
     /// Downloads whose digest did not match and that were tried once more.
     pub damaged: u64,
+    /// Cached files found damaged that this process downloaded again.
+    pub refetched: u64,
     /// Cached objects that this process evicted to make room.
     pub evicted: u64,
 }
@@ -62,7 +71,9 @@ impl Transfer {
                 local: local.clone(),
                 runtime: runtime.clone(),
                 foresights: Mutex::default(),
+                candidates: Mutex::default(),
                 counters: Counters::default(),
+                process: std::process::id(),
             }),
         }
     }
@@ -95,8 +106,27 @@ impl Transfer {
             fetched: read(&counters.fetched),
             fetched_bytes: read(&counters.fetched_bytes),
             damaged: read(&counters.damaged),
+            refetched: read(&counters.refetched),
             evicted: read(&counters.evicted),
         }
+    }
+
+    /// Whether this process is a fork of the one that made it.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.shared.process != std::process::id()
+    }
+
+    /// A forked child has none of the threads, and maybe locks that nobody will release.
+    pub(crate) fn require_process(&self) -> Result<(), Error> {
+        if self.is_forked() {
+            let (opened, child) = (self.shared.process, std::process::id());
+            return Err(Error::Forked { opened, child });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn candidates(&self) -> MutexGuard<'_, Candidates> {
+        self.shared.candidates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn foresights(&self) -> &Mutex<Foresights> {

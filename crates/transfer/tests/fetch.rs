@@ -8,11 +8,12 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use forebay_lake::Purpose;
+use forebay_lake::{Lake, Purpose};
 use forebay_local::LocalTier;
 use forebay_testing::{Fault, Request, TempTiers, key};
 use forebay_transfer::{
-    Error, Foresight, Need, Needs, Object, Plan, PrefetchSettings, Prefetcher, Transfer,
+    Decoder, Error, Foresight, Need, Needs, Object, Plan, PrefetchSettings, Prefetcher, Stored,
+    Transfer,
 };
 use forebay_types::{Digest, ErrorKind};
 use proptest::prelude::*;
@@ -79,6 +80,72 @@ fn what_is_missing_or_cut_short_in_the_lake_is_named() {
     assert_eq!(tiers.local.usage().unwrap().used_bytes(), 0);
 }
 
+/// Stored bytes are a run length and a byte, over and over.
+#[derive(Debug)]
+struct RunLength;
+
+impl Decoder for RunLength {
+    fn decode(&self, stored: &[u8], content: &mut dyn io::Write) -> io::Result<()> {
+        for pair in stored.chunks(2) {
+            let &[count, byte] = pair else { return Err(io::ErrorKind::InvalidData.into()) };
+            content.write_all(&vec![byte; usize::from(count)])?;
+        }
+        Ok(())
+    }
+}
+
+/// A part of a file of another store, from `offset` on.
+fn part(lake: &Lake, name: &str, file: &[u8], offset: u64, content: &[u8]) -> Object {
+    lake.write(&key(name), Purpose::Source, file).unwrap();
+    let decoder: Arc<dyn Decoder> = Arc::new(RunLength);
+    let (lake, bytes) = (Some(lake.clone()), file.len() as u64 - offset);
+    let stored = Stored { lake, offset, bytes, decoder: Some(decoder) };
+    let (digest, bytes) = (Digest::of(content), content.len() as u64);
+    Object { key: key(name), digest, bytes, purpose: Purpose::Source, stored: Some(stored) }
+}
+
+#[test]
+fn a_part_of_a_file_is_decoded_where_it_lands_and_leaves_its_content_alone() {
+    let tiers = TempTiers::new(1000);
+    let transfer = tiers.transfer();
+    let other = Lake::open("memory://", &tiers.runtime).unwrap();
+    let mut content = vec![b'a'; 200];
+    content.extend([b'b'; 100]);
+    let object = part(&other, "raw/file", b"head\xc8a\x64b", 4, &content);
+    assert!(*transfer.fetch(&object).unwrap() == *content);
+    assert_eq!(other.traffic()[&Purpose::Source].bytes_read, 4);
+    assert!(!tiers.lake.traffic().contains_key(&Purpose::Source));
+    assert_eq!((transfer.fetch_stats().fetched, transfer.fetch_stats().fetched_bytes), (1, 4));
+    assert_eq!(tiers.local.usage().unwrap().used_bytes(), 300);
+
+    // Space is needed for both at once, and other content goes for it.
+    let large = part(&other, "raw/large", &b"\xc8c".repeat(4), 0, &[b'c'; 800]);
+    transfer.fetch(&large).unwrap();
+    assert_eq!(transfer.fetch_stats().evicted, 1);
+    let larger = part(&other, "raw/larger", &b"\x31d".repeat(20), 0, &[b'd'; 980]);
+    assert_eq!(transfer.fetch(&larger).unwrap_err().kind(), ErrorKind::Full);
+}
+
+#[test]
+fn a_file_that_changed_since_it_was_indexed_is_read_twice_and_named() {
+    let tiers = TempTiers::new(1000);
+    let transfer = tiers.transfer();
+    for (file, message) in [
+        // Other content, too much of it, and what cannot be decoded.
+        (b"\x05c".to_vec(), "raw/file in memory:// changed since it was indexed"),
+        (b"\xffa".to_vec(), "cannot decode raw/file of memory://; if it changed since it was"),
+        (b"\x05a\x01".to_vec(), "cannot decode raw/file of memory://; if it changed since it was"),
+    ] {
+        let other = Lake::open("memory://", &tiers.runtime).unwrap();
+        let object = part(&other, "raw/file", &file, 0, b"aaaaa");
+        let error = transfer.fetch(&object).unwrap_err();
+        assert!(error.to_string().starts_with(message), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert_eq!(other.traffic()[&Purpose::Source].reads, 2);
+        assert_eq!(tiers.local.usage().unwrap().used_bytes(), 0);
+    }
+}
+
 #[test]
 fn an_object_larger_than_the_tier_is_refused_with_both_numbers() {
     let tiers = TempTiers::new(1000);
@@ -95,7 +162,11 @@ fn an_object_larger_than_the_tier_is_refused_with_both_numbers() {
 struct Known(BTreeMap<Digest, u64>);
 
 impl Foresight for Known {
-    fn distance(&self, digest: Digest) -> Option<u64> {
+    fn position(&self) -> u64 {
+        0
+    }
+
+    fn next_use(&self, digest: Digest, _after: u64) -> Option<u64> {
         self.0.get(&digest).copied()
     }
 }
@@ -125,6 +196,29 @@ fn what_is_needed_last_goes_first_and_the_unknown_before_it() {
     transfer.fetch(&objects[5]).unwrap();
     assert_eq!(there().len(), 3);
     assert_eq!(transfer.fetch_stats().evicted, 3);
+}
+
+#[test]
+fn what_several_readers_need_goes_by_the_first_of_them() {
+    let tiers = TempTiers::new(300);
+    let transfer = tiers.transfer();
+    let objects: Vec<Object> =
+        (0..4u8).map(|i| put(&tiers, &format!("shards/{i}"), &[i; 100])).collect();
+    let known = |uses: [(usize, u64); 3]| -> Arc<dyn Foresight> {
+        Arc::new(Known(uses.map(|(i, at)| (objects[i].digest, at)).into()))
+    };
+    let (one, other) = (known([(0, 9), (1, 6), (2, 7)]), known([(0, 1), (1, 8), (2, 7)]));
+    transfer.foresee(Arc::downgrade(&one));
+    transfer.foresee(Arc::downgrade(&other));
+    for object in &objects {
+        transfer.fetch(object).unwrap();
+    }
+    assert!(transfer.cached(&objects[2]).unwrap().is_none(), "both need it in 7");
+    assert_eq!(tiers.local.cached_digests().unwrap().len(), 3);
+    drop(other);
+    transfer.fetch(&objects[2]).unwrap();
+    // Nobody knows of 3.
+    assert!(transfer.cached(&objects[3]).unwrap().is_none());
 }
 
 /// A plan over a list of objects, one for each position.
