@@ -61,6 +61,13 @@ impl Bench {
         watch.elapsed()
     }
 
+    /// The processor time of all threads of this process so far, the kernel's work for it included.
+    #[must_use]
+    pub fn processor_time(&self) -> Duration {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
+    }
+
     /// A workload called `name`, to be measured.
     #[must_use]
     pub fn contest<'a>(&self, name: &'a str, work: Work) -> Contest<'a> {

@@ -1,4 +1,6 @@
-//! A published dataset of counting tokens, its shards already on the node.
+//! Published datasets of counting tokens.
+
+#![allow(dead_code, reason = "shared by benches that use parts of it")]
 
 use std::path::Path;
 
@@ -39,10 +41,8 @@ impl Dataset {
         let shard_bytes = ROWS_PER_SHARD as usize * SCHEMA.row_bytes();
         let shards = (bench.bytes() / shard_bytes).max(1) as u64;
         let transfer = tiers(bench, directory);
-        let entries: Vec<ShardEntry> =
-            (0..shards).map(|number| put_shard(transfer.lake(), number)).collect();
+        let (manifest, entries) = publish(transfer.lake(), shards, SHAPE);
         let rows = shards * u64::from(ROWS_PER_SHARD);
-        let manifest = manifest(split(transfer.lake(), &entries, rows));
         let shards: Vec<CachedFile> = entries
             .iter()
             .map(|entry| transfer.fetch(&object(entry)).expect("it was put"))
@@ -58,6 +58,22 @@ impl Dataset {
     }
 }
 
+/// How many rows a record batch and a shard have.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    pub rows_per_batch: u32,
+    pub rows_per_shard: u32,
+}
+
+const SHAPE: Shape = Shape { rows_per_batch: ROWS_PER_BATCH, rows_per_shard: ROWS_PER_SHARD };
+
+/// Puts `shards` whole shards into `lake`.
+pub fn publish(lake: &Lake, shards: u64, shape: Shape) -> (DatasetManifest, Vec<ShardEntry>) {
+    let entries: Vec<ShardEntry> =
+        (0..shards).map(|number| put_shard(lake, number, shape)).collect();
+    (manifest(split(lake, &entries, shape)), entries)
+}
+
 fn tiers(bench: &Bench, directory: &Path) -> Transfer {
     let runtime = bench.runtime();
     let url = directory.join("lake").display().to_string();
@@ -67,9 +83,10 @@ fn tiers(bench: &Bench, directory: &Path) -> Transfer {
     Transfer::new(&lake, &local.expect("a directory for the local tier"), runtime)
 }
 
-fn put_shard(lake: &Lake, number: u64) -> ShardEntry {
-    let mut shard = ShardWriter::new(SCHEMA, ROWS_PER_BATCH).expect("a sound schema");
-    for row in number * u64::from(ROWS_PER_SHARD)..(number + 1) * u64::from(ROWS_PER_SHARD) {
+fn put_shard(lake: &Lake, number: u64, shape: Shape) -> ShardEntry {
+    let mut shard = ShardWriter::new(SCHEMA, shape.rows_per_batch).expect("a sound schema");
+    let rows = u64::from(shape.rows_per_shard);
+    for row in number * rows..(number + 1) * rows {
         let tokens =
             (0..SCHEMA.row_tokens).flat_map(|token| (row as u16 ^ token as u16).to_le_bytes());
         let id = SampleId::from_bytes(u128::from(row).to_le_bytes());
@@ -93,7 +110,8 @@ fn object(entry: &ShardEntry) -> Object {
     Object::whole(key, digest, entry.bytes, Purpose::Shard)
 }
 
-fn split(lake: &Lake, entries: &[ShardEntry], rows: u64) -> SplitEntry {
+fn split(lake: &Lake, entries: &[ShardEntry], shape: Shape) -> SplitEntry {
+    let rows = entries.len() as u64 * u64::from(shape.rows_per_shard);
     let pages = entries.chunks(SHARDS_PER_PAGE as usize).map(|shards| {
         let page = ShardPage { shards: shards.to_vec() };
         let (bytes, digest) = record::encode(&page).expect("a page");
@@ -104,8 +122,8 @@ fn split(lake: &Lake, entries: &[ShardEntry], rows: u64) -> SplitEntry {
         split: Split::Train,
         rows,
         documents: rows,
-        rows_per_shard: ROWS_PER_SHARD,
-        rows_per_batch: ROWS_PER_BATCH,
+        rows_per_shard: shape.rows_per_shard,
+        rows_per_batch: shape.rows_per_batch,
         shards: entries.len() as u32,
         pages: pages.collect(),
     }
