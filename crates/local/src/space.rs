@@ -11,6 +11,7 @@ use rustix::{fs::FallocateFlags, io::Errno};
 use crate::{
     Error, LocalTier, files,
     ledger::{Ledger, Part, Taken},
+    tier::LOCKS,
 };
 
 /// How the budget is used, in bytes.
@@ -40,6 +41,10 @@ impl LocalTier {
     /// # Errors
     /// When the directory cannot be read.
     pub fn usage(&self) -> Result<Usage, Error> {
+        // A cleared tier: to take its lock would be to begin it anew, only to say that it is empty.
+        if !self.folder(LOCKS).is_dir() {
+            return Ok(Usage { budget_bytes: self.budget_bytes(), ..Usage::default() });
+        }
         let lock = self.lock_space()?;
         Ok(self.ledger(&lock)?.usage())
     }

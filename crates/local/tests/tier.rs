@@ -250,6 +250,10 @@ fn clearing_refuses_with_names_and_otherwise_leaves_an_empty_directory() {
 
     let cleared = tier.clear().unwrap();
     assert_eq!((cleared.files, cleared.bytes), (1, 6));
+    // Asking leaves it as empty as it was: the summary of a day asks after it has cleared.
+    assert_eq!(tier.usage().unwrap().used_bytes(), 0);
+    assert_eq!(tier.cached(Digest::of(b"cached")).unwrap().map(|file| file.bytes()), None);
+    assert!(!tier.evict(Digest::of(b"cached")).unwrap());
     assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0);
     land(&tier, b"usable again").unwrap();
 }
