@@ -3,8 +3,8 @@
 //! A stream is unpacked piece by piece: beside the decoder's window (at most
 //! 2^[`WINDOW_BITS_MAX`] bytes) it takes [`PIECE_BYTES`] of memory, whatever it claims to hold.
 //! Every member and frame must be whole, and its checksum right; zeros after the last one, which
-//! block devices and some writers leave, are passed over. A stream that goes on for more than
-//! [`CONTENT_BYTES_MAX`] is refused: a few kilobytes can be made to unpack to terabytes.
+//! block devices and some writers leave, are passed over. A stream that goes on beyond its [`Bound`]
+//! is refused: a few kilobytes can be made to unpack to terabytes.
 
 use std::io::{self, BufRead as _, Read, Write};
 
@@ -16,6 +16,24 @@ use crate::Error;
 /// The most content one compressed file may hold. It is an extent of its own, so it is also what
 /// a node must keep of it at once.
 const CONTENT_BYTES_MAX: u64 = 16 << 30;
+
+/// How much a stream may unpack to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bound {
+    /// What an extent may hold.
+    Extent,
+    /// What the 32-bit offsets of a block of samples can reach: more of it is no such block.
+    Offsets,
+}
+
+impl Bound {
+    const fn bytes(self) -> u64 {
+        match self {
+            Self::Extent => CONTENT_BYTES_MAX,
+            Self::Offsets => u32::MAX as u64,
+        }
+    }
+}
 
 /// The largest window of a zstd frame, as a power of two: what every zstd reads without being told.
 const WINDOW_BITS_MAX: u32 = 27;
@@ -35,17 +53,19 @@ pub(crate) fn form_of(stored: &[u8]) -> Form {
 /// Unpacks `stored` and appends it to `content`.
 ///
 /// # Errors
-/// [`Error::Damaged`] when a member or frame is cut off or its checksum is wrong,
-/// [`Error::Unsupported`] when the content or a window is beyond its bound or `form` is not one of
-/// compression, [`Error::Write`] when `content` takes no more.
+/// [`Error::Damaged`] when a member or frame is cut off, its checksum is wrong, or the content is
+/// more than offsets can reach; [`Error::Unsupported`] when the content is more than an extent may
+/// hold, a window is too large, or `form` is not one of compression; [`Error::Write`] when `content`
+/// takes no more.
 pub(crate) fn decompress(
     form: &Form,
     stored: &[u8],
+    bound: Bound,
     format: &'static str,
     object: &str,
     content: &mut dyn Write,
 ) -> Result<(), Error> {
-    let mut sink = Sink { format, object, content, left: CONTENT_BYTES_MAX };
+    let mut sink = Sink { format, object, content, bound, left: bound.bytes() };
     match form {
         Form::Plain => sink.take(stored),
         Form::Gzip => gunzip(stored, &mut sink),
@@ -59,16 +79,14 @@ struct Sink<'a> {
     format: &'static str,
     object: &'a str,
     content: &'a mut dyn Write,
+    bound: Bound,
     left: u64,
 }
 
 impl Sink<'_> {
     fn take(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let Some(left) = self.left.checked_sub(bytes.len() as u64) else {
-            return Err(self.unsupported(&format!(
-                "it unpacks to more than {} GiB: divide it into smaller files",
-                CONTENT_BYTES_MAX >> 30
-            )));
+            return Err(self.excess());
         };
         self.left = left;
         self.content
@@ -88,11 +106,24 @@ impl Sink<'_> {
         }
     }
 
+    fn excess(&self) -> Error {
+        match self.bound {
+            Bound::Extent => self.unsupported(&format!(
+                "it unpacks to more than {} GiB: divide it into smaller files",
+                CONTENT_BYTES_MAX >> 30
+            )),
+            Bound::Offsets => self.broken("it unpacks to more than its offsets can reach".into()),
+        }
+    }
+
     fn damaged(&self, error: &io::Error) -> Error {
-        let what = match error.kind() {
+        self.broken(match error.kind() {
             io::ErrorKind::UnexpectedEof => "its compressed stream is cut off".to_owned(),
             _ => format!("its compressed stream cannot be unpacked: {error}"),
-        };
+        })
+    }
+
+    fn broken(&self, what: String) -> Error {
         Error::Damaged { format: self.format, object: self.object.to_owned(), what }
     }
 
@@ -167,7 +198,7 @@ mod tests {
 
     fn unpack(form: &Form, stored: &[u8]) -> Result<Vec<u8>, Error> {
         let mut content = Vec::new();
-        decompress(form, stored, "jsonl", "a.gz", &mut content)?;
+        decompress(form, stored, Bound::Extent, "jsonl", "a.gz", &mut content)?;
         Ok(content)
     }
 
@@ -219,13 +250,19 @@ mod tests {
             }
         }
         let mut nowhere = Nowhere(0);
-        let mut sink =
-            Sink { format: "jsonl", object: "a.zst", content: &mut nowhere, left: 1 << 20 };
         let bomb = zstd(&vec![0; 64 << 20]);
         assert!(bomb.len() < 16 << 10);
-        let error = unzstd(&bomb, &mut sink).unwrap_err();
+        let mut unpack = |bound| {
+            let (content, left) = (&mut nowhere, 1 << 20);
+            let mut sink = Sink { format: "jsonl", object: "a.zst", content, bound, left };
+            let error = unzstd(&bomb, &mut sink).unwrap_err();
+            assert!(std::mem::take(&mut nowhere.0) <= 1 << 20);
+            error
+        };
+        let error = unpack(Bound::Extent);
         assert!(matches!(error, Error::Unsupported { .. }), "{error}");
-        assert!(nowhere.0 <= 1 << 20);
+        let error = unpack(Bound::Offsets);
+        assert!(matches!(error, Error::Damaged { .. }), "{error}");
     }
 
     #[test]
@@ -239,7 +276,8 @@ mod tests {
                 Ok(())
             }
         }
-        let error = decompress(&Form::Gzip, &gzip(b"x"), "jsonl", "a", &mut Full).unwrap_err();
+        let (stored, bound) = (gzip(b"x"), Bound::Extent);
+        let error = decompress(&Form::Gzip, &stored, bound, "jsonl", "a", &mut Full).unwrap_err();
         assert_eq!(error.kind(), forebay_types::ErrorKind::Full);
     }
 }

@@ -35,7 +35,6 @@ mod parquet;
 mod path;
 mod samples;
 mod tfrecord;
-mod unpack;
 mod webdataset;
 
 pub use arrow::Arrow;
@@ -43,7 +42,7 @@ pub use dialect::{Cut, Dialect, Rows, Survey};
 pub use error::Error;
 pub use forebay_types::Form;
 pub use jsonl::Jsonl;
-pub use known::named;
+pub use known::{FORMATS, named, plain};
 pub use litdata::LitData;
 pub use mds::Mds;
 pub use merge::{FIELDS_MAX, merge};

@@ -21,8 +21,8 @@ use crate::{
     Cut, Dialect, Error, Rows, Survey,
     array::{Array, settle},
     bytes::u32_at,
+    compression::{self, Bound, form_of},
     samples::Samples,
-    unpack::{form_of, unpack},
 };
 
 const FORMAT: &str = "litdata";
@@ -364,7 +364,7 @@ fn decompress(
     content: &mut dyn std::io::Write,
 ) -> Result<(), Error> {
     if *form != Form::Dialect(BATCHES.into()) {
-        return unpack(stored, form, FORMAT, object, content);
+        return compression::decompress(form, stored, Bound::Offsets, FORMAT, object, content);
     }
     batches::unpack(stored, content).map_err(|failure| match failure {
         batches::Failure::Damaged(what) => damaged(object, what),

@@ -18,8 +18,8 @@ use crate::{
     Cut, Dialect, Error, Rows, Survey,
     array::{Array, settle},
     bytes::u32_at,
+    compression::{Bound, decompress, form_of},
     samples::Samples,
-    unpack::{form_of, unpack},
 };
 
 const FORMAT: &str = "mds";
@@ -72,7 +72,7 @@ impl Dialect for Mds {
             Cow::Borrowed(stored)
         } else {
             let mut content = Vec::new();
-            unpack(stored, &form, FORMAT, object, &mut content)?;
+            decompress(&form, stored, Bound::Offsets, FORMAT, object, &mut content)?;
             Cow::Owned(content)
         };
         let (schema, rows) = survey(&content, object)?;
@@ -93,7 +93,7 @@ impl Dialect for Mds {
         object: &str,
         content: &mut dyn std::io::Write,
     ) -> Result<(), Error> {
-        unpack(stored, form, FORMAT, object, content)
+        decompress(form, stored, Bound::Offsets, FORMAT, object, content)
     }
 
     fn open(

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
-use forebay_dialect::{Arrow, Dialect, Jsonl, LitData, Mds, Parquet, Tfrecord, Webdataset};
+use forebay_dialect::{Dialect, FORMATS, LitData, plain};
 use forebay_lake::Purpose;
 use forebay_types::Key;
 
@@ -14,9 +14,6 @@ use crate::{
     source::{Endings, File, Opened},
 };
 
-/// The formats that can be indexed.
-pub const FORMATS: [&str; 7] =
-    ["webdataset", "parquet", "arrow", "jsonl", "tfrecord", "mds", LITDATA];
 const LITDATA: &str = "litdata";
 /// What describes the chunks of a LitData folder.
 const LITDATA_INDEX: &str = "index.json";
@@ -52,24 +49,12 @@ impl Choice {
                 .find(|dialect| dialect.name() == format)
                 .ok_or_else(|| Error::Format { format: format.clone(), known: FORMATS.join(", ") }),
             Self::Detect => {
-                let mut dialects = plain();
+                let mut dialects = plain().to_vec();
                 dialects.extend(litdata(source, files)?);
                 detect(dialects, source, files)
             }
         }
     }
-}
-
-/// The dialects that need to know nothing beforehand.
-fn plain() -> Vec<Arc<dyn Dialect>> {
-    vec![
-        Arc::new(Webdataset),
-        Arc::new(Parquet),
-        Arc::new(Arrow),
-        Arc::new(Jsonl),
-        Arc::new(Tfrecord),
-        Arc::new(Mds),
-    ]
 }
 
 fn detect(

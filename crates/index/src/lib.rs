@@ -37,8 +37,9 @@ mod splits;
 mod survey;
 mod work;
 
-pub use choice::{Choice, FORMATS};
+pub use choice::Choice;
 pub use error::Error;
+pub use forebay_dialect::FORMATS;
 pub use index::{EXTENT_BYTES_DEFAULT, Index, Indexed};
 pub use progress::{Progress, Silent};
 pub use source::Source;

@@ -1,9 +1,6 @@
 //! Many small tasks on few threads.
 
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use forebay_runtime::Runtime;
 
@@ -17,18 +14,10 @@ pub(crate) fn tasks<T: Send>(
     count: usize,
     task: impl Fn(usize) -> Result<T, Error> + Sync,
 ) -> Result<Vec<T>, Error> {
-    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
     let results = Mutex::new(Vec::from_iter((0..count).map(|_| None)));
-    runtime.workers("index", workers.clamp(1, count.max(1)), |_| {
-        while !failed.load(Ordering::Relaxed) {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            if index >= count {
-                break;
-            }
-            let outcome = runtime.check().map_err(Error::from).and_then(|()| task(index));
-            failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
-            lock(&results)[index] = Some(outcome?);
-        }
+    runtime.tasks("index", workers.max(1), count, |index| {
+        let result = task(index)?;
+        lock(&results)[index] = Some(result);
         Ok::<(), Error>(())
     })?;
     let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);

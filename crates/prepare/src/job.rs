@@ -1,9 +1,6 @@
 //! What every stage of one preparation needs: settings, limits, and a way to run pure tasks.
 
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use forebay_format::v1::dataset::TokenSchema;
 use forebay_runtime::Runtime;
@@ -80,7 +77,7 @@ impl Job<'_> {
         count: usize,
         task: impl Fn(usize) -> Result<(), Error> + Sync,
     ) -> Result<(), Error> {
-        tasks(self.runtime, name, workers, count, task)
+        self.runtime.tasks(name, workers, count, task)
     }
 
     /// The split of a document: by its group, if it has one, and by its text otherwise.
@@ -94,30 +91,6 @@ impl Job<'_> {
         let unit = (first_u64(&hash.finish()) >> 11) as f64 / (1u64 << 53) as f64;
         if unit < self.recipe.validation_share { Split::Validation } else { Split::Train }
     }
-}
-
-/// Runs `task(0)`, …, `task(count - 1)` on `workers` threads, in any order; after a failure no new
-/// task starts.
-pub(crate) fn tasks(
-    runtime: &Runtime,
-    name: &str,
-    workers: usize,
-    count: usize,
-    task: impl Fn(usize) -> Result<(), Error> + Sync,
-) -> Result<(), Error> {
-    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-    runtime.workers(name, workers.min(count), |_| {
-        while !failed.load(Ordering::Relaxed) {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            if index >= count {
-                break;
-            }
-            let outcome = runtime.check().map_err(Error::from).and_then(|()| task(index));
-            failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
-            outcome?;
-        }
-        Ok(())
-    })
 }
 
 /// The first eight bytes of a digest as a number.

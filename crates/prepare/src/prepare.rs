@@ -119,13 +119,13 @@ impl Prepare<'_> {
     fn digest(&self, sources: &[Source]) -> Result<Vec<Digest>, Error> {
         let total = sources.iter().map(|source| source.bytes).sum();
         let digests = Mutex::new(vec![None; sources.len()]);
-        crate::job::tasks(self.runtime, "digest", self.workers.max(1), sources.len(), |index| {
+        self.runtime.tasks("digest", self.workers.max(1), sources.len(), |index| {
             let digest = sources[index].digest(|bytes| {
                 self.progress.add(Stage::Digest, bytes, total);
                 Ok(self.runtime.check()?)
             })?;
             lock(&digests)[index] = Some(digest);
-            Ok(())
+            Ok::<(), Error>(())
         })?;
         let digests = digests.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok(digests.into_iter().flatten().collect())

@@ -15,7 +15,7 @@ use std::{
     fmt,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -172,6 +172,36 @@ impl Runtime {
     ) -> Result<(), E> {
         task::workers(name, threads, work)
     }
+
+    /// Runs `task(0)`, …, `task(count - 1)` on at most `workers` threads, in any order; after a
+    /// failure, or once the runtime is cancelled, no new task starts.
+    ///
+    /// # Errors
+    /// What a task returned, or [`Cancelled`].
+    ///
+    /// # Panics
+    /// When a task panicked, with its panic.
+    pub fn tasks<E: Send + From<Cancelled>>(
+        &self,
+        name: &str,
+        workers: usize,
+        count: usize,
+        task: impl Fn(usize) -> Result<(), E> + Sync,
+    ) -> Result<(), E> {
+        let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+        self.workers(name, workers.min(count), |_| {
+            while !failed.load(Ordering::Relaxed) {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                if index >= count {
+                    break;
+                }
+                let outcome = self.check().map_err(E::from).and_then(|()| task(index));
+                failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
+                outcome?;
+            }
+            Ok(())
+        })
+    }
 }
 
 impl fmt::Debug for Runtime {
@@ -212,6 +242,24 @@ mod tests {
         };
         runtime.cancel();
         assert_eq!(sleeper.join().unwrap(), Err(Cancelled));
+    }
+
+    #[test]
+    fn tasks_are_run_once_each_until_one_fails() {
+        let runtime = Runtime::system();
+        let seen = Mutex::new(Vec::new());
+        let task = |index| {
+            seen.lock().unwrap().push(index);
+            if index == 7 { Err(Cancelled) } else { Ok(()) }
+        };
+        runtime.tasks("t", 3, 7, task).unwrap();
+        let mut first = std::mem::take(&mut *seen.lock().unwrap());
+        first.sort_unstable();
+        assert_eq!(first, (0..7).collect::<Vec<_>>());
+        assert_eq!(runtime.tasks("t", 1, 100, task), Err(Cancelled));
+        assert_eq!(*seen.lock().unwrap(), (0..8).collect::<Vec<_>>());
+        runtime.cancel();
+        assert_eq!(runtime.tasks("t", 2, 5, |_| panic!("it began")), Err(Cancelled));
     }
 
     #[test]

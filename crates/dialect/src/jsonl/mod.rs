@@ -30,7 +30,7 @@ use forebay_types::{Dtype, Field, FieldKind, Form, Schema};
 
 use crate::{
     Dialect, Error, FIELDS_MAX, Rows, Survey,
-    compression::{decompress, form_of},
+    compression::{Bound, decompress, form_of},
     cutter::{Cutter, whole},
     merge::{may_be_empty, merge_by},
     path::{visible_name, without_ending},
@@ -67,7 +67,7 @@ impl Dialect for Jsonl {
         let content = if form == Form::Plain {
             stored
         } else {
-            decompress(&form, stored, NAME, object, &mut unpacked)?;
+            decompress(&form, stored, Bound::Extent, NAME, object, &mut unpacked)?;
             &unpacked
         };
         if let Err(fault) = std::str::from_utf8(content) {
@@ -104,7 +104,7 @@ impl Dialect for Jsonl {
         object: &str,
         content: &mut dyn std::io::Write,
     ) -> Result<(), Error> {
-        decompress(form, stored, NAME, object, content)
+        decompress(form, stored, Bound::Extent, NAME, object, content)
     }
 
     fn open(

@@ -27,7 +27,7 @@ use forebay_types::{Dtype, Field, FieldKind, Form, Schema};
 
 use crate::{
     Dialect, Error, FIELDS_MAX, Rows, Survey,
-    compression::{decompress, form_of},
+    compression::{Bound, decompress, form_of},
     cutter::{Cutter, join, whole},
     merge::{merge_by, vector},
     path::{visible_name, without_ending},
@@ -63,7 +63,7 @@ impl Dialect for Tfrecord {
         let content = if form == Form::Plain {
             stored
         } else {
-            decompress(&form, stored, NAME, object, &mut unpacked)?;
+            decompress(&form, stored, Bound::Extent, NAME, object, &mut unpacked)?;
             &unpacked
         };
         let mut cutter = Cutter::new(extent_bytes);
@@ -114,7 +114,7 @@ impl Dialect for Tfrecord {
         object: &str,
         content: &mut dyn std::io::Write,
     ) -> Result<(), Error> {
-        decompress(form, stored, NAME, object, content)
+        decompress(form, stored, Bound::Extent, NAME, object, content)
     }
 
     fn open(

@@ -32,7 +32,7 @@ use forebay_types::{Field, FieldKind, Form, Schema};
 
 use crate::{
     Dialect, Error, FIELDS_MAX, Rows, Survey,
-    compression::{decompress, form_of},
+    compression::{Bound, decompress, form_of},
     cutter::{Cutter, whole},
     merge::merge_by,
     path::visible_name,
@@ -66,7 +66,7 @@ impl Dialect for Webdataset {
         let content = if form == Form::Plain {
             stored
         } else {
-            decompress(&form, stored, NAME, object, &mut unpacked)?;
+            decompress(&form, stored, Bound::Extent, NAME, object, &mut unpacked)?;
             &unpacked
         };
         let mut cutter = Cutter::new(extent_bytes);
@@ -112,7 +112,7 @@ impl Dialect for Webdataset {
         object: &str,
         content: &mut dyn std::io::Write,
     ) -> Result<(), Error> {
-        decompress(form, stored, NAME, object, content)
+        decompress(form, stored, Bound::Extent, NAME, object, content)
     }
 
     fn open(
