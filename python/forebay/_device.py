@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from ._ahead import OneAhead
 from ._batches import Batch, Delivery, Source
 from ._errors import InvalidError, RefusedError
 
@@ -52,22 +53,12 @@ class OnGpu:
         self._source = source
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._ahead: tuple[Delivery, Any] | None = None
-        self._error: BaseException | None = None
+        self._ahead = OneAhead(self._start)
 
     def next(self) -> Delivery | None:
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-        current = self._ahead or self._start()
-        self._ahead = None
+        current = self._ahead.next()
         if current is None:
             return None
-        try:
-            self._ahead = self._start()
-        except Exception as error:
-            # It belongs to the batch after this one.
-            self._error = error
         delivery, copied = current
         stream = self._torch.cuda.current_stream(self._device)
         stream.wait_event(copied)
@@ -84,7 +75,7 @@ class OnGpu:
             value.record_stream(stream)
 
     def close(self) -> None:
-        self._ahead = None
+        self._ahead.forget()
         self._source.close()
 
     def _start(self) -> tuple[Delivery, Any] | None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from ._ahead import OneAhead
 from ._batches import Delivery
 from ._feed import Feed
 from ._state import State, make_state
@@ -29,25 +30,15 @@ class Batches:
         self._device = device
         self._cursor = feed._cursor
         self._last_ids: list[str] = []
-        self._ahead: tuple[Delivery, dict[str, Any]] | None = None
-        self._error: BaseException | None = None
+        self._ahead = OneAhead(self._start)
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> dict[str, Any]:
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-        current = self._ahead or self._start()
-        self._ahead = None
+        current = self._ahead.next()
         if current is None:
             raise StopIteration
-        try:
-            self._ahead = self._start()
-        except Exception as error:
-            # It belongs to the batch after this one.
-            self._error = error
         delivery, batch = current
         self._cursor, self._last_ids = delivery.after, delivery.sample_ids()
         return batch
@@ -70,6 +61,6 @@ class Batches:
 
     def load_state_dict(self, state: Any) -> None:
         """See ``Feed.load_state_dict``."""
-        self._ahead = self._error = None
+        self._ahead.forget()
         self._feed.load_state_dict(state)
         self._cursor = self._feed._cursor

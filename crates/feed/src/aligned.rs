@@ -32,11 +32,6 @@ impl AlignedBytes {
     pub(crate) fn capacity_bytes(&self) -> u64 {
         (self.pages.capacity() * PAGE_BYTES) as u64
     }
-
-    /// All memory it may use without moving: where a driver locks it.
-    pub(crate) fn reserved(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.pages)
-    }
 }
 
 impl Deref for AlignedBytes {

@@ -128,22 +128,38 @@ impl Assembler {
         buffer.ids.clear();
         buffer.ids.extend(found.iter().map(|found| found.extent.rows.id(found.row)));
         for (plan, column) in self.columns.plans.iter().zip(&mut buffer.columns) {
-            match &plan.make {
-                Make::Image { decoder, value_bytes } => {
-                    self.picture(plan, decoder, *value_bytes, &found, step, column)?;
-                }
-                _ => gather(plan, &found, step, column)?,
-            }
+            self.gather(plan, &found, step, column)?;
         }
         self.pool.count(&buffer);
         let epoch = self.course.epoch_of(step);
         Ok(Assembled { epoch, rows: wanted.len(), buffer, timeline })
     }
-}
 
-impl Assembler {
-    /// Decodes one column's images to where they belong in the batch.
-    fn picture(
+    /// Brings one column's values to where they belong in the batch.
+    fn gather(
+        &self,
+        plan: &ColumnPlan,
+        found: &[Found<'_>],
+        step: u64,
+        column: &mut ColumnBuffer,
+    ) -> Result<(), Error> {
+        column.offsets.clear();
+        column.items = 0;
+        match &plan.make {
+            Make::Dense { value_bytes } => dense(plan, *value_bytes, found, step, column),
+            Make::Image { decoder, value_bytes } => {
+                self.decode(plan, decoder, *value_bytes, found, step, column)
+            }
+            Make::Ragged { item_bytes } => ragged(plan, *item_bytes, found, step, column),
+            Make::Padded { item_bytes, fill, items } => {
+                column.items = padded(plan, (*item_bytes, fill, *items), found, step, column)?;
+                Ok(())
+            }
+        }
+    }
+
+    /// Decodes one column's images.
+    fn decode(
         &self,
         plan: &ColumnPlan,
         decoder: &ImageDecoder,
@@ -152,7 +168,6 @@ impl Assembler {
         step: u64,
         column: &mut ColumnBuffer,
     ) -> Result<(), Error> {
-        column.offsets.clear();
         column.values.resize(found.len() * value_bytes);
         let mut scratch = lock(&self.scratches).pop().unwrap_or_default();
         let places = column.values.chunks_exact_mut(value_bytes);
@@ -183,73 +198,70 @@ fn augment_key(seed: u64, epoch: u64, id: SampleId) -> AugmentKey {
     AugmentKey::new([u64::from_le_bytes(words[0]), u64::from_le_bytes(words[1])])
 }
 
-/// Copies one column's values to where they belong in the batch.
-fn gather(
+/// Copies values of one length.
+fn dense(
     plan: &ColumnPlan,
+    value_bytes: usize,
     found: &[Found<'_>],
     step: u64,
     column: &mut ColumnBuffer,
 ) -> Result<(), Error> {
-    column.offsets.clear();
-    column.items = 0;
-    match &plan.make {
-        Make::Dense { value_bytes } => {
-            column.values.resize(found.len() * value_bytes);
-            let places = column.values.chunks_exact_mut((*value_bytes).max(1));
-            for (found, place) in found.iter().zip(places) {
-                let value = found.value(plan, step)?;
-                if value.len() != place.len() {
-                    return Err(found.misshapen(
-                        step,
-                        format!(
-                            "a value of {} bytes, where its schema says {}",
-                            value.len(),
-                            place.len()
-                        ),
-                    ));
-                }
-                place.copy_from_slice(&value);
-            }
-            Ok(())
+    column.values.resize(found.len() * value_bytes);
+    for (found, place) in found.iter().zip(column.values.chunks_exact_mut(value_bytes.max(1))) {
+        let value = found.value(plan, step)?;
+        if value.len() != value_bytes {
+            let bytes = value.len();
+            let what = format!("a value of {bytes} bytes, where its schema says {value_bytes}");
+            return Err(found.misshapen(step, what));
         }
-        Make::Image { .. } => unreachable!("images are decoded, not copied"),
-        Make::Ragged { item_bytes } => {
-            let values = varying(plan, found, step, *item_bytes, column)?;
-            column.values.resize(values.iter().map(|value| value.len()).sum());
-            let mut rest = &mut *column.values;
-            for value in values {
-                let (place, behind) = rest.split_at_mut(value.len());
-                place.copy_from_slice(&value);
-                rest = behind;
-            }
-            Ok(())
-        }
-        Make::Padded { item_bytes, fill, items } => {
-            let values = varying(plan, found, step, *item_bytes, column)?;
-            let longest = values.iter().map(|value| value.len() / item_bytes).max().unwrap_or(0);
-            let items = items.unwrap_or(longest);
-            if let Some(at) = values.iter().position(|value| value.len() > items * item_bytes) {
-                let length = values[at].len() / item_bytes;
-                return Err(found[at].misshapen(
-                    step,
-                    format!(
-                        "a value of {length} elements does not fit into the {items} of padding"
-                    ),
-                ));
-            }
-            column.items = items;
-            let row_bytes = items * item_bytes;
-            column.values.resize(found.len() * row_bytes);
-            for (value, place) in
-                values.iter().zip(column.values.chunks_exact_mut(row_bytes.max(1)))
-            {
-                let (place, behind) = place.split_at_mut(value.len());
-                place.copy_from_slice(value);
-                behind.chunks_exact_mut(*item_bytes).for_each(|item| item.copy_from_slice(fill));
-            }
-            Ok(())
-        }
+        place.copy_from_slice(&value);
     }
+    Ok(())
+}
+
+/// Copies values of any length, one after the other.
+fn ragged(
+    plan: &ColumnPlan,
+    item_bytes: usize,
+    found: &[Found<'_>],
+    step: u64,
+    column: &mut ColumnBuffer,
+) -> Result<(), Error> {
+    let values = varying(plan, found, step, item_bytes, column)?;
+    column.values.resize(values.iter().map(|value| value.len()).sum());
+    let mut rest = &mut *column.values;
+    for value in values {
+        let (place, behind) = rest.split_at_mut(value.len());
+        place.copy_from_slice(&value);
+        rest = behind;
+    }
+    Ok(())
+}
+
+/// Copies values of any length side by side, filled up; returns the elements of each.
+fn padded(
+    plan: &ColumnPlan,
+    (item_bytes, fill, items): (usize, &[u8], Option<usize>),
+    found: &[Found<'_>],
+    step: u64,
+    column: &mut ColumnBuffer,
+) -> Result<usize, Error> {
+    let values = varying(plan, found, step, item_bytes, column)?;
+    let longest = values.iter().map(|value| value.len() / item_bytes).max().unwrap_or(0);
+    let items = items.unwrap_or(longest);
+    let row_bytes = items * item_bytes;
+    if let Some(at) = values.iter().position(|value| value.len() > row_bytes) {
+        let length = values[at].len() / item_bytes;
+        let what = format!("a value of {length} elements does not fit into the {items} of padding");
+        return Err(found[at].misshapen(step, what));
+    }
+    column.values.resize(found.len() * row_bytes);
+    for (value, place) in values.iter().zip(column.values.chunks_exact_mut(row_bytes.max(1))) {
+        let (place, behind) = place.split_at_mut(value.len());
+        place.copy_from_slice(value);
+        behind.chunks_exact_mut(item_bytes).for_each(|item| item.copy_from_slice(fill));
+    }
+    Ok(items)
 }
 
 /// The values of a column of varying length; notes where each starts.

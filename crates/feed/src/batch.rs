@@ -174,13 +174,6 @@ impl Batch {
         &mut self.buffer.columns[index].values
     }
 
-    /// The memory that column `index` lies in: it starts at a page and is reused for later batches,
-    /// so a driver may lock it once.
-    #[must_use]
-    pub fn reserved(&self, index: usize) -> &[u8] {
-        self.buffer.columns[index].values.reserved()
-    }
-
     /// The tokens of all samples, one row after the other, little-endian; none where the data is
     /// something else.
     #[must_use]
@@ -199,15 +192,6 @@ impl Batch {
             [a, b, c, d] => u32::from_le_bytes([a, b, c, d]),
             _ => unreachable!("manifests with other token widths are refused when they are read"),
         })
-    }
-
-    /// The tokens of one row.
-    #[must_use]
-    pub fn row_tokens(&self) -> usize {
-        match self.column("tokens").map(|column| column.kind) {
-            Some(ColumnKind::Dense { shape, .. }) => shape.iter().product(),
-            _ => 0,
-        }
     }
 
     /// The identities of the samples, in order.

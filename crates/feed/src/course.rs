@@ -142,11 +142,6 @@ impl Course {
         self.begin(step).epoch
     }
 
-    /// The samples of an epoch of the run.
-    pub(crate) const fn epoch_samples(&self) -> u64 {
-        self.epoch_samples
-    }
-
     /// The batches that `samples` samples make.
     const fn batches(&self, samples: u64) -> u64 {
         match self.last_batch {

@@ -22,7 +22,7 @@ use std::{
 };
 
 use forebay_runtime::Task;
-use forebay_transfer::{PrefetchSettings, Prefetcher, Transfer};
+use forebay_transfer::{FetchStats, PrefetchSettings, Prefetcher, Transfer};
 use forebay_types::{Position, Rank, SampleId};
 
 use crate::{
@@ -46,7 +46,7 @@ pub struct Feed {
     shared: Arc<Shared>,
     threads: Vec<Task<()>>,
     stats: FeedStats,
-    fetched_bytes_before: u64,
+    fetched_before: FetchStats,
     reads_before: u64,
     opened: Duration,
     /// When the consumer first asked for the batch it has not got yet.
@@ -141,7 +141,7 @@ impl Feed {
             source: source.into(),
         })?;
         let opened = transfer.runtime().elapsed();
-        let fetched_bytes_before = transfer.fetch_stats().fetched_bytes;
+        let fetched_before = transfer.fetch_stats();
         let reads_before = reads(transfer);
         let lookahead = Lookahead { course: course.clone(), sources: sources.clone() };
         let prefetch = PrefetchSettings {
@@ -180,7 +180,7 @@ impl Feed {
             shared,
             threads,
             stats,
-            fetched_bytes_before,
+            fetched_before,
             reads_before,
             opened,
             waiting_since: None,
@@ -326,21 +326,15 @@ impl Feed {
         self.shared.assembler.course.steps_per_epoch()
     }
 
-    /// The samples of an epoch, over all ranks.
-    #[must_use]
-    pub fn epoch_samples(&self) -> u64 {
-        self.shared.assembler.course.epoch_samples()
-    }
-
     /// What it did so far.
     #[must_use]
     pub fn stats(&self) -> FeedStats {
         let mut stats = self.stats;
         let shelf = self.shared.assembler.shelf.stats();
         (stats.cache_hits, stats.cache_misses) = (shelf.hits, shelf.misses);
-        stats.refetches = shelf.refetches;
-        let fetched_bytes = self.transfer.fetch_stats().fetched_bytes;
-        stats.lake_bytes = fetched_bytes - self.fetched_bytes_before;
+        let (now, before) = (self.transfer.fetch_stats(), self.fetched_before);
+        stats.refetches = now.refetched - before.refetched;
+        stats.lake_bytes = now.fetched_bytes - before.fetched_bytes;
         stats.lake_requests = reads(&self.transfer) - self.reads_before;
         stats.buffer_bytes = self.shared.assembler.pool.bytes();
         stats.elapsed = self.now().saturating_sub(self.opened);

@@ -37,7 +37,6 @@ pub(crate) struct Shelf {
     stopped: AtomicBool,
     hits: AtomicU64,
     misses: AtomicU64,
-    refetches: AtomicU64,
 }
 
 /// An extent that can be read, and how long it will be.
@@ -48,11 +47,10 @@ pub(crate) struct OpenExtent {
     needed_until: AtomicU64,
 }
 
-/// How a shelf was used: extents found on the node, brought from the lake, and repaired.
+/// How a shelf was used: extents found on the node, and brought from the lake.
 pub(crate) struct ShelfStats {
     pub hits: u64,
     pub misses: u64,
-    pub refetches: u64,
 }
 
 impl Shelf {
@@ -65,7 +63,6 @@ impl Shelf {
             stopped: AtomicBool::new(false),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
-            refetches: AtomicU64::new(0),
         }
     }
 
@@ -110,11 +107,7 @@ impl Shelf {
 
     pub(crate) fn stats(&self) -> ShelfStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        ShelfStats {
-            hits: read(&self.hits),
-            misses: read(&self.misses),
-            refetches: read(&self.refetches),
-        }
+        ShelfStats { hits: read(&self.hits), misses: read(&self.misses) }
     }
 
     fn now(&self) -> Duration {
@@ -184,7 +177,6 @@ impl Shelf {
         if let Some(current) = self.opened(slot).filter(other) {
             return Ok(current);
         }
-        self.refetches.fetch_add(1, Ordering::Relaxed);
         let object = self.sources[slot.0].object(slot.1).map_err(unread(step))?;
         let file = self.transfer.refetch(&object).map_err(unread(step))?;
         let extent = self

@@ -16,9 +16,6 @@ pub struct Batch {
     /// How many samples it holds.
     #[pyo3(get)]
     rows: usize,
-    /// How many samples the step has over all ranks.
-    #[pyo3(get)]
-    global_rows: u64,
     /// Where the run stands after it: step, epoch, and samples of that epoch.
     #[pyo3(get)]
     after: (u64, u64, u64),
@@ -33,19 +30,10 @@ impl Batch {
         let ids: Vec<u8> = batch.ids().iter().flat_map(|id| *id.as_bytes()).collect();
         let (step, epoch, rows) = (batch.step, batch.epoch, batch.rows);
         let after = (batch.after.step, batch.after.epoch, batch.after.offset);
-        let global_rows = batch.global_rows;
         let columns = Column::all(batch);
         let columns = columns.into_iter().map(|column| Py::new(py, column));
         let columns = columns.collect::<PyResult<_>>()?;
-        Ok(Self {
-            step,
-            epoch,
-            rows,
-            global_rows,
-            after,
-            ids: PyBytes::new(py, &ids).unbind(),
-            columns,
-        })
+        Ok(Self { step, epoch, rows, after, ids: PyBytes::new(py, &ids).unbind(), columns })
     }
 }
 

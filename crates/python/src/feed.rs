@@ -149,11 +149,6 @@ impl Feed {
         Ok((cursor.step, cursor.epoch, cursor.offset))
     }
 
-    /// The samples of an epoch, over all ranks.
-    fn epoch_samples(&self, py: Python<'_>) -> PyResult<u64> {
-        self.stream.get(py)?.ask(py, forebay::Feed::epoch_samples)
-    }
-
     /// The step whose batch comes next.
     fn step(&self, py: Python<'_>) -> PyResult<u64> {
         self.stream.get(py)?.ask(py, |feed| feed.position().step)
