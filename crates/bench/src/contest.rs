@@ -75,7 +75,11 @@ impl Work {
     fn speed(self, seconds: f64) -> String {
         match self {
             Self::Bytes(bytes) => format!("{:.2} GB/s", bytes as f64 / seconds / 1e9),
-            Self::Calls(calls) => format!("{:.1} ns/call", seconds / calls as f64 * 1e9),
+            Self::Calls(calls) => match seconds / calls as f64 {
+                short if short < 1e-5 => format!("{:.1} ns/call", short * 1e9),
+                short if short < 1e-2 => format!("{:.1} µs/call", short * 1e6),
+                long => format!("{:.1} ms/call", long * 1e3),
+            },
         }
     }
 }

@@ -5,7 +5,7 @@
 //! gap is halved. The manifest names pages of shards; [`Shards`] reads a page when a shard on it
 //! is first asked for, verifies it, and keeps at most [`PAGES_MAX`] of them.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{ops::RangeInclusive, sync::Arc};
 
 use forebay_format::{
     record,
@@ -18,7 +18,7 @@ use forebay_lake::{Lake, Purpose};
 use forebay_types::{Digest, Key, Name, Version};
 
 pub use crate::pages::PAGES_MAX;
-use crate::{Error, Object, pages::Pages};
+use crate::{Error, Object, known::Known, pages::Pages};
 
 /// The manifest of `version` of dataset `name` (the newest, if `None`) and its digest.
 ///
@@ -83,19 +83,16 @@ pub fn newest_version(lake: &Lake, name: &Name) -> Result<Option<Version>, Error
 pub struct Shards {
     lake: Lake,
     split: Arc<SplitEntry>,
-    pages: Pages<Page>,
-}
-
-struct Page {
-    shards: Vec<Arc<ShardEntry>>,
-    numbers: HashMap<Digest, u32>,
+    pages: Pages<Vec<Arc<ShardEntry>>>,
+    known: Arc<Known>,
 }
 
 impl Shards {
     /// The shards of `split`, read from `lake` as they are asked for.
     #[must_use]
     pub fn new(lake: &Lake, split: &SplitEntry) -> Self {
-        Self { lake: lake.clone(), split: Arc::new(split.clone()), pages: Pages::default() }
+        let (pages, known) = (Pages::default(), Arc::default());
+        Self { lake: lake.clone(), split: Arc::new(split.clone()), pages, known }
     }
 
     /// The split they belong to.
@@ -115,16 +112,17 @@ impl Shards {
         assert!(number < self.split.shards, "the split has {} shards", self.split.shards);
         let (page, index) = (number / SHARDS_PER_PAGE, (number % SHARDS_PER_PAGE) as usize);
         let page = self.pages.get(page as usize, || self.load(page))?;
-        Ok(page.shards[index].clone())
+        Ok(page[index].clone())
     }
 
-    /// The number of the shard with this digest, if it lies on a page in memory.
+    /// The number of the shard with this digest, as a range of one, if its page was read; rarely
+    /// that of another.
     #[must_use]
-    pub fn number_of(&self, digest: Digest) -> Option<u32> {
-        self.pages.find(|page| page.numbers.get(&digest).copied())
+    pub fn numbers_of(&self, digest: Digest) -> Option<RangeInclusive<u32>> {
+        self.known.shards_of(digest)
     }
 
-    fn load(&self, number: u32) -> Result<Page, Error> {
+    fn load(&self, number: u32) -> Result<Vec<Arc<ShardEntry>>, Error> {
         let digest = self.split.pages[number as usize];
         let key = page_key(digest);
         let bytes = read_record(&self.lake, &key)?
@@ -136,8 +134,9 @@ impl Shards {
         }
         self.check(number, &page).map_err(|what| damaged(&self.lake, &key, what))?;
         let first = number * SHARDS_PER_PAGE;
-        let numbers = (first..).zip(&page.shards).map(|(n, shard)| (shard.digest, n)).collect();
-        Ok(Page { shards: page.shards.into_iter().map(Arc::new).collect(), numbers })
+        let numbered = (first..).zip(&page.shards);
+        self.known.learn(numbered.map(|(number, shard)| (shard.digest, number..=number)));
+        Ok(page.shards.into_iter().map(Arc::new).collect())
     }
 
     /// The place of a row is arithmetic, so a page must list what the split's numbers say.

@@ -7,7 +7,10 @@
 //!
 //! [`PAGES_MAX`]: crate::dataset::PAGES_MAX
 
-use std::{collections::HashMap, ops::Range, sync::Arc};
+use std::{
+    ops::{Range, RangeInclusive},
+    sync::Arc,
+};
 
 use forebay_format::v1::{
     dataset::{DatasetManifest, manifest_key},
@@ -19,6 +22,7 @@ use forebay_types::{Digest, Name, Version};
 use crate::{
     Error,
     dataset::{damaged, decode, existing_version, read_record},
+    known::Known,
     pages::Pages,
 };
 
@@ -87,6 +91,7 @@ pub struct Extents {
     lake: Lake,
     split: Arc<IndexSplit>,
     pages: Pages<Page>,
+    known: Arc<Known>,
 }
 
 #[derive(Debug)]
@@ -95,7 +100,6 @@ struct Page {
     extents: Vec<Arc<ExtentEntry>>,
     /// The first row of each.
     first_rows: Vec<u64>,
-    numbers: HashMap<Digest, u64>,
 }
 
 /// An extent, the number of its first row in the split, and its own number there.
@@ -105,7 +109,8 @@ impl Extents {
     /// The extents of `split`, whose pages are read from `lake` as they are needed.
     #[must_use]
     pub fn new(lake: &Lake, split: &IndexSplit) -> Self {
-        Self { lake: lake.clone(), split: Arc::new(split.clone()), pages: Pages::default() }
+        let (pages, known) = (Pages::default(), Arc::default());
+        Self { lake: lake.clone(), split: Arc::new(split.clone()), pages, known }
     }
 
     /// The split they belong to.
@@ -158,10 +163,11 @@ impl Extents {
         Ok(found)
     }
 
-    /// The number of an extent with this digest, if one lies on a page in memory.
+    /// The portions of rows that lie in the extent with this digest, if its page was read; rarely
+    /// those of another.
     #[must_use]
-    pub fn number_of(&self, digest: Digest) -> Option<u64> {
-        self.pages.find(|page| page.numbers.get(&digest).copied())
+    pub fn portions_of(&self, digest: Digest) -> Option<RangeInclusive<u32>> {
+        self.known.shards_of(digest)
     }
 
     fn page(&self, number: usize) -> Result<Arc<Page>, Error> {
@@ -192,13 +198,21 @@ impl Extents {
             let what = format!("it ends at extent {end} and row {row}, not {extents} and {rows}");
             return Err(damaged(&self.lake, &key, what));
         }
-        let numbers = page.extents.iter().map(|extent| extent.digest).zip(entry.first_extent..);
+        let located = page.extents.iter().zip(&first_rows);
+        let portions =
+            located.map(|(extent, &first)| (extent.digest, self.portions(extent, first)));
+        self.known.learn(portions);
         Ok(Page {
             first_extent: entry.first_extent,
             first_rows,
-            numbers: numbers.collect(),
             extents: page.extents.into_iter().map(Arc::new).collect(),
         })
+    }
+
+    fn portions(&self, extent: &ExtentEntry, first_row: u64) -> RangeInclusive<u32> {
+        let rows_per_portion = u64::from(self.split.rows_per_portion);
+        let last_row = first_row + u64::from(extent.rows).max(1) - 1;
+        (first_row / rows_per_portion) as u32..=(last_row / rows_per_portion) as u32
     }
 }
 

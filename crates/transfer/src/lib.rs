@@ -20,6 +20,7 @@ mod drain;
 mod error;
 mod fetch;
 pub mod index;
+mod known;
 mod object;
 mod pages;
 mod pieces;

@@ -43,11 +43,6 @@ impl<P> Pages<P> {
         Ok(page)
     }
 
-    /// What `look` finds on any page in memory.
-    pub(crate) fn find<T>(&self, look: impl Fn(&P) -> Option<T>) -> Option<T> {
-        self.lock().pages.values().find_map(|(page, _)| look(page))
-    }
-
     fn lock(&self) -> MutexGuard<'_, Kept<P>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }

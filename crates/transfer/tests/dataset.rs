@@ -132,16 +132,20 @@ fn pages_are_read_when_needed_and_a_bounded_number_is_kept() {
         shards.get(5).unwrap();
         reads()
     };
-    assert_eq!(shards.number_of(shard(7).digest), Some(7));
-    assert_eq!(shards.number_of(shard(SHARDS_PER_PAGE).digest), None, "its page was not read");
+    assert_eq!(shards.numbers_of(shard(7).digest), Some(7..=7));
+    assert_eq!(shards.numbers_of(shard(SHARDS_PER_PAGE).digest), None, "not read");
     for page in 0..pages {
         let number = page * SHARDS_PER_PAGE;
         assert_eq!(*shards.get(number).unwrap(), shard(number));
         assert_eq!(*shards.get(0).unwrap(), shard(0), "used all the time");
     }
     assert_eq!(reads(), reads_per_page * u64::from(pages));
-    assert_eq!(shards.number_of(shard(SHARDS_PER_PAGE).digest), None, "used longest ago");
-    assert_eq!(shards.number_of(shard(0).digest), Some(0));
+    for number in [0, SHARDS_PER_PAGE, 3 * SHARDS_PER_PAGE + 9] {
+        let found = shards.numbers_of(shard(number).digest);
+        assert_eq!(found, Some(number..=number), "known still, although its page may be gone");
+    }
+    shards.get(SHARDS_PER_PAGE).unwrap();
+    assert_eq!(reads(), reads_per_page * u64::from(pages + 1), "it was used longest ago");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "shared by benches that use parts of it")]
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use forebay_bench::Bench;
 use forebay_feed::Place;
@@ -10,8 +10,8 @@ use forebay_format::{
     record,
     v1::{
         dataset::{
-            DatasetManifest, ObjectEntry, RecordCounts, SHARDS_PER_PAGE, ShardEntry, ShardPage,
-            SplitEntry, TokenSchema, TokenizerEntry, page_key, shard_key,
+            BatchEntry, DatasetManifest, ObjectEntry, RecordCounts, SHARDS_PER_PAGE, ShardEntry,
+            ShardPage, SplitEntry, TokenSchema, TokenizerEntry, page_key, shard_key,
         },
         shard::{ShardReader, ShardWriter},
     },
@@ -71,7 +71,42 @@ const SHAPE: Shape = Shape { rows_per_batch: ROWS_PER_BATCH, rows_per_shard: ROW
 pub fn publish(lake: &Lake, shards: u64, shape: Shape) -> (DatasetManifest, Vec<ShardEntry>) {
     let entries: Vec<ShardEntry> =
         (0..shards).map(|number| put_shard(lake, number, shape)).collect();
-    (manifest(split(lake, &entries, shape)), entries)
+    let pages = entries.chunks(SHARDS_PER_PAGE as usize);
+    let pages = pages.map(|shards| put_page(lake, shards)).collect();
+    (manifest(split(shards, pages, shape)), entries)
+}
+
+/// A dataset of `shards` shards of which only `wanted` are there, and the pages that list them: as
+/// much of it as a few steps read.
+pub fn publish_part(
+    lake: &Lake,
+    shards: u64,
+    shape: Shape,
+    wanted: &BTreeSet<u32>,
+) -> DatasetManifest {
+    let absent = |number: u64| ShardEntry {
+        digest: Digest::of(&number.to_le_bytes()),
+        bytes: u64::from(shape.rows_per_shard) * SCHEMA.row_bytes() as u64,
+        rows: shape.rows_per_shard,
+        batches: vec![
+            BatchEntry { offset: 0, bytes: 0, crc32c: 0 };
+            shape.rows_per_shard.div_ceil(shape.rows_per_batch) as usize
+        ],
+        origin: ObjectEntry { digest: Digest::of(&[]), bytes: 0 },
+    };
+    let entry = |number: u64| match wanted.contains(&(number as u32)) {
+        true => put_shard(lake, number, shape),
+        false => absent(number),
+    };
+    let page = |first: u64| {
+        let numbers = first..(first + u64::from(SHARDS_PER_PAGE)).min(shards);
+        match wanted.range(numbers.start as u32..numbers.end as u32).next() {
+            Some(_) => put_page(lake, &numbers.map(entry).collect::<Vec<_>>()),
+            None => Digest::of(&first.to_be_bytes()),
+        }
+    };
+    let pages = (0..shards).step_by(SHARDS_PER_PAGE as usize).map(page).collect();
+    manifest(split(shards, pages, shape))
 }
 
 fn tiers(bench: &Bench, directory: &Path) -> Transfer {
@@ -110,22 +145,23 @@ fn object(entry: &ShardEntry) -> Object {
     Object::whole(key, digest, entry.bytes, Purpose::Shard)
 }
 
-fn split(lake: &Lake, entries: &[ShardEntry], shape: Shape) -> SplitEntry {
-    let rows = entries.len() as u64 * u64::from(shape.rows_per_shard);
-    let pages = entries.chunks(SHARDS_PER_PAGE as usize).map(|shards| {
-        let page = ShardPage { shards: shards.to_vec() };
-        let (bytes, digest) = record::encode(&page).expect("a page");
-        lake.write(&page_key(digest), Purpose::Manifest, &bytes).expect("room in the lake");
-        digest
-    });
+fn put_page(lake: &Lake, shards: &[ShardEntry]) -> Digest {
+    let page = ShardPage { shards: shards.to_vec() };
+    let (bytes, digest) = record::encode(&page).expect("a page");
+    lake.write(&page_key(digest), Purpose::Manifest, &bytes).expect("room in the lake");
+    digest
+}
+
+fn split(shards: u64, pages: Vec<Digest>, shape: Shape) -> SplitEntry {
+    let rows = shards * u64::from(shape.rows_per_shard);
     SplitEntry {
         split: Split::Train,
         rows,
         documents: rows,
         rows_per_shard: shape.rows_per_shard,
         rows_per_batch: shape.rows_per_batch,
-        shards: entries.len() as u32,
-        pages: pages.collect(),
+        shards: shards as u32,
+        pages,
     }
 }
 

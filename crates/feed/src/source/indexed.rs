@@ -85,13 +85,6 @@ impl Indexed {
     fn first_row(&self, shard: u32) -> u64 {
         u64::from(shard) * u64::from(self.extents.split().rows_per_portion)
     }
-
-    fn shards(&self, located: &Located) -> RangeInclusive<u32> {
-        let (entry, first, _) = located;
-        let rows_per_shard = u64::from(self.extents.split().rows_per_portion);
-        let last = first + u64::from(entry.rows) - 1;
-        (first / rows_per_shard) as u32..=(last / rows_per_shard) as u32
-    }
 }
 
 impl Source for Indexed {
@@ -148,8 +141,7 @@ impl Source for Indexed {
     }
 
     fn shards_of(&self, digest: Digest) -> Option<RangeInclusive<u32>> {
-        let number = self.extents.number_of(digest)?;
-        self.extents.get(number).ok().map(|located| self.shards(&located))
+        self.extents.portions_of(digest)
     }
 
     fn open(

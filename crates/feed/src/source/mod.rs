@@ -43,7 +43,7 @@ pub(crate) trait Source: Send + Sync {
     fn object(&self, extent: u64) -> Result<Object, forebay_transfer::Error>;
 
     /// The shards of the order that lie in the extent of this digest, if that is known without
-    /// asking the lake.
+    /// asking the lake. May be wrong, rarely.
     fn shards_of(&self, digest: Digest) -> Option<std::ops::RangeInclusive<u32>>;
 
     /// Opens an extent that lies on the node.

@@ -88,7 +88,7 @@ impl Source for Prepared {
     }
 
     fn shards_of(&self, digest: Digest) -> Option<RangeInclusive<u32>> {
-        self.shards.number_of(digest).map(|number| number..=number)
+        self.shards.numbers_of(digest)
     }
 
     fn open(
