@@ -7,10 +7,10 @@
 
 mod dataset;
 
-use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 
 use dataset::{Shape, publish_part};
-use forebay_bench::{Bench, Scratch, Work};
+use forebay_bench::{Bench, Scratch, Work, anonymous_bytes};
 use forebay_feed::{Feed, FeedDataset, FeedSettings, Order};
 use forebay_format::{
     record,
@@ -63,12 +63,12 @@ fn main() {
 
 /// A dataset in a lake, and a place for a tier beside it.
 struct World {
-    directory: std::path::PathBuf,
+    directory: PathBuf,
     rows: u64,
 }
 
 impl World {
-    fn publish(bench: &Bench, directory: std::path::PathBuf, shards: u64) -> Self {
+    fn publish(bench: &Bench, directory: PathBuf, shards: u64) -> Self {
         fs::create_dir(&directory).expect("a directory");
         let rows = shards * u64::from(SHAPE.rows_per_shard);
         let world = Self { directory, rows };
@@ -140,12 +140,4 @@ fn settings() -> FeedSettings {
 fn shards_in_use() -> u64 {
     let FeedSettings { canonical_streams, window_shards, .. } = FeedSettings::default();
     u64::from(canonical_streams * window_shards)
-}
-
-/// This process's memory that no file stands behind.
-fn anonymous_bytes() -> u64 {
-    let status = fs::read_to_string(Path::new("/proc/self/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
 }

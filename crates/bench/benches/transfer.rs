@@ -1,21 +1,13 @@
 //! Landing an object of the lake on the node: read, digest, write, map. Limits: copying the file
 //! without looking at it, and digesting its bytes without moving them.
 
-use std::{
-    fs,
-    path::Path,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use std::{fs, path::Path};
 
 use forebay_bench::{Bench, Scratch, Work};
 use forebay_lake::{Lake, Purpose};
 use forebay_local::LocalTier;
 use forebay_transfer::{Object, Transfer};
 use forebay_types::{Digest, Key};
-
-const SHARDS: usize = 8;
-const PIECE_BYTES: usize = 4 << 20;
-const GIB: f64 = (1 << 30) as f64;
 
 fn main() {
     let bench = Bench::begin("transfer: a lake object to a verified file on the node");
@@ -48,72 +40,7 @@ fn main() {
         .with("fetch", || bench.time(again))
         .with("opening a file", || bench.time(map))
         .run();
-    land_many(&bench, &transfer, &scratch.path().join("lake"), &body);
     reserve(&bench, &transfer, &scratch.path().join("local/cache"));
-}
-
-/// Shards that were not read lately, landing as a feed lets them; beside them, the barest way to
-/// get the same bytes: four ranged reads at a time into reused memory.
-fn land_many(bench: &Bench, transfer: &Transfer, lake: &Path, body: &[u8]) {
-    let objects: Vec<Object> =
-        body.chunks(body.len() / SHARDS).map(|part| put(transfer, part)).collect();
-    // Linux alone forgets what it has read when it is told to; elsewhere all is warm.
-    let cool = || {
-        for object in &objects {
-            let file = fs::File::open(lake.join(object.key.as_str())).expect("it was put");
-            file.sync_all().expect("a disk");
-            let _warm = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
-        }
-    };
-    let all = |work: &(dyn Fn(&Object) + Sync), threads| {
-        let next = AtomicUsize::new(0);
-        let claim = |_| {
-            while let Some(object) = objects.get(next.fetch_add(1, Ordering::Relaxed)) {
-                work(object);
-            }
-            Ok::<_, ()>(())
-        };
-        bench.runtime().workers("bench", threads, claim).expect("none fails");
-    };
-    let clear = || {
-        for object in &objects {
-            transfer.local().evict(object.digest).expect("the file can go");
-        }
-    };
-    let land = |object: &Object| drop(transfer.fetch(object).expect("the object is there"));
-    let get = |object: &Object| {
-        let mut piece = vec![0; PIECE_BYTES.min(object.bytes as usize)];
-        for offset in (0..object.bytes).step_by(PIECE_BYTES) {
-            let piece = &mut piece[..PIECE_BYTES.min((object.bytes - offset) as usize)];
-            let read = transfer.lake().read_range(&object.key, object.purpose, offset, piece);
-            read.expect("the object is there");
-        }
-    };
-    bench
-        .contest("land cold shards, 2 at a time", Work::Bytes(body.len() as u64))
-        .with("land", || {
-            clear();
-            cool();
-            bench.time(|| all(&land, 2))
-        })
-        .with("bare ranged reads, 4 at a time", || {
-            cool();
-            bench.time(|| all(&get, 4))
-        })
-        .run();
-    for (name, temperature) in [("cold", true), ("warm", false)] {
-        let seconds = |work: &(dyn Fn(&Object) + Sync)| {
-            clear();
-            if temperature {
-                cool();
-            }
-            let before = bench.processor_time();
-            all(work, 2);
-            (bench.processor_time() - before).as_secs_f64() / (body.len() as f64 / GIB)
-        };
-        let (landing, getting) = (seconds(&land), seconds(&get));
-        println!("    {name}: {landing:.2} CPU s/GiB, of which bare reads take {getting:.2}");
-    }
 }
 
 /// What a reservation costs beside as many files as a large tier has.

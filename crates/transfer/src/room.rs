@@ -12,7 +12,12 @@
 //! While one reader foresees, the objects are kept sorted by the position of their next use
 //! ([`Candidates`]). Such a position holds until the reader has passed it, so an eviction asks for
 //! those that were passed since the last one and for the farthest: each use of an object is asked
-//! for about once. Where several readers stand at different places all objects are asked for.
+//! for about once.
+//!
+//! Positions of several readers cannot be sorted into one row, since each goes on at its own speed.
+//! There all objects are asked for, and of those needed last one for every [`OBJECTS_PER_VICTIM`] is
+//! noted, to be evicted in turn as long as it stays far away: about as many are asked for at each
+//! eviction, however large the tier.
 //!
 //! The list of objects is read from the directory again when other processes have changed it, and
 //! it is worth the reading: at once while it is short, else after one change for every
@@ -31,6 +36,8 @@ use crate::{Error, Transfer};
 
 /// A list of so many objects is read again for each change by others.
 const OBJECTS_PER_CHANGE: u64 = 256;
+/// For so many objects that are asked for, one may be evicted.
+const OBJECTS_PER_VICTIM: usize = 256;
 
 /// Somebody who knows when objects will be needed.
 pub trait Foresight: Send + Sync {
@@ -60,6 +67,8 @@ pub(crate) struct Candidates {
     /// By the position of the next use as it was last asked for; `u64::MAX` when none is known.
     sorted: BTreeSet<(u64, Reverse<Digest>)>,
     due: HashMap<Digest, u64>,
+    /// Those that several readers need last, the last needed last, and how far away they were.
+    victims: Vec<(u64, Reverse<Digest>)>,
     /// Whose positions they are.
     reader: Option<Weak<dyn Foresight>>,
     /// The tier's changes that the list knows of; absent when it was never read.
@@ -144,9 +153,9 @@ impl Candidates {
         distance.is_none_or(|distance| due.saturating_sub(at) > distance).then_some(digest)
     }
 
-    /// The same for several readers, or none: everything is asked for.
+    /// The same for several readers, or none.
     fn last_needed_by_all(
-        &self,
+        &mut self,
         readers: &[Arc<dyn Foresight>],
         except: Digest,
         distance: Option<u64>,
@@ -158,10 +167,29 @@ impl Candidates {
             });
             ahead.min().unwrap_or(u64::MAX)
         };
-        let candidates = self.due.keys().filter(|&&digest| digest != except);
-        let (ahead, Reverse(digest)) =
-            candidates.map(|&digest| (ahead(digest), Reverse(digest))).max()?;
-        distance.is_none_or(|distance| ahead > distance).then_some(digest)
+        let is_later = |ahead: u64| distance.is_none_or(|distance| ahead > distance);
+        while let Some((stated, Reverse(digest))) = self.victims.pop() {
+            // One that came much closer tells that the others may have, too.
+            let ahead = ahead(digest);
+            if ahead < stated / 2 || !is_later(ahead) {
+                break;
+            }
+            if digest != except && self.due.contains_key(&digest) {
+                return Some(digest);
+            }
+        }
+        let others = self.due.keys().filter(|&&digest| digest != except);
+        self.victims = others.map(|&digest| (ahead(digest), Reverse(digest))).collect();
+        let kept = self.victims.len().div_ceil(OBJECTS_PER_VICTIM);
+        let nearer = self.victims.len() - kept;
+        if nearer > 0 {
+            self.victims.select_nth_unstable(nearer);
+            self.victims.drain(..nearer);
+            self.victims.shrink_to_fit();
+        }
+        self.victims.sort_unstable();
+        let (ahead, Reverse(digest)) = self.victims.pop()?;
+        is_later(ahead).then_some(digest)
     }
 }
 
@@ -237,5 +265,62 @@ impl Transfer {
             candidates.changes = Some(changes);
         }
         Ok(candidates)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+
+    /// Needs every object of its own once a round, one a position; counts how often it is asked.
+    struct Reader {
+        own: HashMap<Digest, u64>,
+        at: AtomicU64,
+        asked: AtomicU64,
+    }
+
+    impl Foresight for Reader {
+        fn position(&self) -> u64 {
+            self.at.load(Ordering::Relaxed)
+        }
+
+        fn next_use(&self, digest: Digest, after: u64) -> Option<u64> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            let (round, first) = (self.own.len() as u64, *self.own.get(&digest)?);
+            Some(first + after.saturating_sub(first).div_ceil(round) * round)
+        }
+    }
+
+    #[test]
+    fn several_readers_are_asked_for_a_bounded_number_of_objects() {
+        const OBJECTS: u64 = 20_000;
+        const EVICTIONS: u64 = 1000;
+        let digest = |number: u64| Digest::of(&number.to_le_bytes());
+        let reader = |first: u64| -> Arc<Reader> {
+            let own = (first..OBJECTS).step_by(2).zip(0..);
+            let own = own.map(|(number, at)| (digest(number), at)).collect();
+            Arc::new(Reader { own, at: AtomicU64::new(0), asked: AtomicU64::new(0) })
+        };
+        let concrete = [reader(0), reader(1)];
+        let readers: Vec<Arc<dyn Foresight>> =
+            concrete.iter().map(|reader| reader.clone() as _).collect();
+        let mut candidates = Candidates::default();
+        (0..OBJECTS).for_each(|number| candidates.insert(digest(number), 0));
+        let mut nearest = u64::MAX;
+        for step in 0..EVICTIONS {
+            concrete.iter().for_each(|reader| reader.at.store(step, Ordering::Relaxed));
+            let evicted = candidates.last_needed_by_all(&readers, digest(0), None).unwrap();
+            candidates.remove(evicted);
+            let next = readers.iter().filter_map(|reader| reader.next_use(evicted, step)).min();
+            nearest = nearest.min(next.unwrap() - step);
+        }
+        // With two of each position at hand, the farthest thousand are the last five hundred.
+        let farthest = OBJECTS / 2 - EVICTIONS / 2 - OBJECTS / OBJECTS_PER_VICTIM as u64;
+        assert!(nearest >= farthest, "{nearest} {farthest}");
+        let asked: u64 = concrete.iter().map(|one| one.asked.load(Ordering::Relaxed)).sum();
+        let bound = 2 * EVICTIONS * (OBJECTS_PER_VICTIM as u64 + 16) + 4 * OBJECTS;
+        assert!(asked < bound, "{asked} {bound}");
     }
 }
