@@ -9,13 +9,14 @@ use forebay_format::{
     v1::{
         evaluation::EvaluationRecord,
         journal::{self, Archived, Cleared, Entry, Evaluated, Event},
+        run::DatasetReference,
     },
 };
 use forebay_journal::Journal;
 use forebay_local::{LocalTier, Usage};
 use forebay_prepare::Prepared;
 use forebay_runtime::Runtime;
-use forebay_types::{Name, Version};
+use forebay_types::{Name, Split, Version};
 
 use crate::{Engine, Error, FeedSettings, Settings, Trainer, run};
 
@@ -176,12 +177,42 @@ impl Engine {
             let why = format!("{package} was trained for {} steps", lineage.package.step);
             return Err(Error::Setting { setting: "step", value: step.to_string(), why });
         }
-        let feed: FeedSettings = serde_json::from_value(lineage.feed).map_err(|error| {
-            forebay_format::Error::damaged(format!("{package}, its lineage"), error)
-        })?;
-        let manifest = self.referenced(&lineage.package.dataset)?;
-        let datasets = [FeedDataset::Prepared(&manifest, lineage.split)];
-        Ok(forebay_feed::trace(self.transfer(), &datasets, &feed, step)?)
+        let dataset = &lineage.package.dataset;
+        self.traced(&package, lineage.feed, dataset, lineage.split, step)
+    }
+
+    /// The samples that run `run`, archived or not, sees at `step`, each with its raw records. A
+    /// step before the run was forked from another is that one's.
+    ///
+    /// # Errors
+    /// When there is no such run or step, or what leads there is damaged.
+    pub fn trace_run(&self, run: &Name, step: u64) -> Result<Vec<TracedSample>, Error> {
+        let mut record = self.run_record(run)?;
+        if step >= record.steps {
+            let why = format!("run {run} takes {} steps, counted from 0", record.steps);
+            return Err(Error::Setting { setting: "step", value: step.to_string(), why });
+        }
+        while let Some(parent) = record.parent.as_ref().filter(|parent| step < parent.step) {
+            record = self.run_record(&parent.run)?;
+        }
+        let what = format!("run {}", record.run);
+        let feed = record.configuration["feed"].clone();
+        self.traced(&what, feed, &record.dataset, Split::Train, step)
+    }
+
+    /// The samples of a step of what was trained with stored settings of its feed.
+    fn traced(
+        &self,
+        what: &str,
+        feed: serde_json::Value,
+        dataset: &DatasetReference,
+        split: Split,
+        step: u64,
+    ) -> Result<Vec<TracedSample>, Error> {
+        let feed: FeedSettings = serde_json::from_value(feed)
+            .map_err(|error| forebay_format::Error::damaged(format!("{what}, its feed"), error))?;
+        let manifest = self.referenced(dataset)?;
+        self.samples(&[FeedDataset::Prepared(&manifest, split)], &feed, step)
     }
 
     /// The report of a run as one HTML document.
