@@ -329,7 +329,8 @@ def feed(
         four tokens are; where samples differ in length, say how many tokens they have on average:
         ``{"web": {"weight": 3, "tokens_per_sample": 731.5}, "code@2": 1}``. ``"epochs"``: in each
         epoch of the mixture every sample of ``web`` comes exactly three times and every one of
-        ``code`` once. ``0.5`` takes half of a dataset, and the next epoch goes on with the rest.
+        ``code`` once, but for what ``last_batch`` drops or repeats. ``0.5`` takes half of a
+        dataset, and the next epoch goes on with the rest.
     mix_column
         The column whose elements are the tokens: ``"tokens"``, or the only one, if ``None``.
     schedule

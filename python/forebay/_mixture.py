@@ -29,10 +29,9 @@ def parse_mixture(
     tokens = {name: _tokens(weight) for name, weight in weights.items()}
     if mix_by != "tokens":
         given = [name for name, number in tokens.items() if number is not None]
-        if given:
-            raise InvalidError(f"{given[0]!r} has {_TOKENS}, which nothing counts: mix_by is {mix_by!r}")
-        if mix_column is not None:
-            raise InvalidError(f"mix_column is {mix_column!r}, which nothing counts: mix_by is {mix_by!r}")
+        says = f"{given[0]!r} has {_TOKENS}" if given else f"mix_column is {mix_column!r}"
+        if given or mix_column is not None:
+            raise InvalidError(f"{says}, which counts with mix_by='tokens'; here it is {mix_by!r}")
     return {
         "by": _by(mix_by, mix_column, list(tokens.values())),
         "schedule": _schedule(one_each, schedule, global_batch_size),

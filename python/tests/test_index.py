@@ -232,9 +232,9 @@ def test_weights_of_tokens_are_those_of_samples_times_their_length(
     [
         ({"rows": 1}, {"mix_by": "bytes"}, "choose 'samples', 'tokens' or 'epochs'"),
         ({"rows": {"tokens_per_sample": 3}}, {"mix_by": "tokens"}, "'rows' is mixed by"),
-        ({"rows": {"weight": 1, "tokens_per_sample": 3}}, {}, "which nothing counts"),
-        ("rows", {"mix_column": "number"}, "mix_column is 'number', which nothing counts"),
-        ({"lines": 1}, {"mix_by": "tokens"}, "`lines` has no such column to count"),
+        ({"rows": {"weight": 1, "tokens_per_sample": 3}}, {}, "'rows' has tokens_per_sample"),
+        ("rows", {"mix_column": "number"}, "mix_column is 'number', which counts with"),
+        ({"lines": 1}, {"mix_by": "tokens"}, "`lines` has no column `tokens` to count"),
         ({"rows": 1}, {"mix_by": "tokens"}, "`rows` has samples of any length in its column `tokens`"),
         ({"rows": 1}, {"mix_by": "epochs", "schedule": [(5, {"rows": 2})]}, "leave the schedule out"),
         ({"rows": 0.01}, {"mix_by": "epochs"}, "fill no turn of the 8 canonical streams"),

@@ -47,16 +47,18 @@ pub(crate) fn by_samples<'a, 'b>(
 
 /// The tokens of every sample, where all have as many.
 fn tokens_per_sample(schema: &Schema, count: &TokenCount) -> Result<f64, String> {
-    let names =
-        || schema.fields.iter().map(|field| field.name.as_str()).collect::<Vec<_>>().join(", ");
     let field = match (&count.column, schema.fields.as_slice()) {
-        (None, [only]) => Some(only),
-        (column, _) => {
-            schema.position(column.as_deref().unwrap_or(TOKENS)).map(|field| &schema.fields[field])
+        (None, [only]) => only,
+        (column, fields) => {
+            let name = column.as_deref().unwrap_or(TOKENS);
+            fields.iter().find(|field| field.name == name).ok_or_else(|| {
+                let names: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
+                format!(
+                    "has no column `{name}` to count tokens in; name one of {}",
+                    names.join(", ")
+                )
+            })?
         }
-    };
-    let Some(field) = field else {
-        return Err(format!("has no such column to count tokens in; it has {}", names()));
     };
     let FieldKind::Tensor { shape, .. } = &field.kind else {
         let column = &field.name;
@@ -113,8 +115,8 @@ mod tests {
         let refused = mixed([&long, &varying], None, [None, None]).unwrap_err();
         assert!(refused.contains("`code` has samples of any length in its column `tokens`"));
         let refused = mixed([&long, &short], Some("labels"), [None, None]).unwrap_err();
-        assert!(
-            refused.contains("`web` has no such column to count tokens in; it has number, tokens")
-        );
+        assert!(refused.contains(
+            "`web` has no column `labels` to count tokens in; name one of number, tokens"
+        ));
     }
 }
