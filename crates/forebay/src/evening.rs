@@ -241,3 +241,50 @@ pub fn clear(local: &Path, budget_bytes: u64, runtime: &Runtime) -> Result<Clear
     let cleared = LocalTier::open(local, budget_bytes, runtime)?.clear()?;
     Ok(Cleared { files: cleared.files, bytes: cleared.bytes })
 }
+
+#[cfg(test)]
+mod tests {
+    use forebay_format::v1::run::{RunParent, RunRecord, json_digest};
+    use forebay_types::{Digest, ErrorKind, Nonce};
+
+    use super::*;
+
+    fn begin(engine: &Engine, name: &str, dataset: &str, parent: Option<RunParent>) {
+        let named = |name| Name::new(name).unwrap();
+        let configuration = Settings::default().of_run();
+        let gate = Settings::default().gate;
+        let digest = Digest::of(b"never published");
+        let record = RunRecord {
+            run: named(name),
+            created_unix_ms: 0,
+            nonce: Nonce::from_bits(1),
+            seed: 0,
+            steps: 20,
+            dataset: DatasetReference { name: named(dataset), version: Version::FIRST, digest },
+            configuration_digest: json_digest(&configuration),
+            configuration,
+            gate,
+            gate_digest: gate.digest(),
+            trainer: "a test".into(),
+            parent,
+        };
+        Journal::open(engine.lake(), &record, engine.runtime()).unwrap();
+    }
+
+    /// Neither dataset exists, so the error says whose data was looked for.
+    #[test]
+    fn a_step_before_a_fork_is_traced_in_the_run_it_was_forked_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("lake").display().to_string();
+        let runtime = Runtime::system();
+        let engine = Engine::open(&store, &folder.path().join("local"), 1 << 20, &runtime).unwrap();
+        begin(&engine, "first", "old-text", None);
+        let parent = RunParent { run: Name::new("first").unwrap(), step: 12 };
+        begin(&engine, "second", "new-text", Some(parent));
+        for (step, dataset) in [(0, "old-text"), (11, "old-text"), (12, "new-text")] {
+            let error = engine.trace_run(&Name::new("second").unwrap(), step).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NotFound);
+            assert!(error.to_string().contains(dataset), "{error} at step {step}");
+        }
+    }
+}
