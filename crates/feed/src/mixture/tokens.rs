@@ -19,13 +19,12 @@ pub(crate) fn by_samples<'a, 'b>(
     let Some(mixture @ MixtureSettings { by: MixBy::Tokens(count), .. }) = &settings.mixture else {
         return Ok(Cow::Borrowed(settings));
     };
+    let refused = |why| Error::Setting { setting: "mixture", why };
     let tokens = datasets
         .zip(&count.per_sample)
         .map(|((name, schema), given)| {
             let tokens = given.map_or_else(|| tokens_per_sample(schema, count), Ok);
-            let refused =
-                |why| Error::Setting { setting: "mixture", why: format!("`{name}` {why}") };
-            tokens.map_err(refused)
+            tokens.map_err(|why| refused(format!("`{name}` {why}")))
         })
         .collect::<Result<Vec<f64>, Error>>()?;
     let change = |change: &WeightChange| WeightChange {
@@ -42,6 +41,8 @@ pub(crate) fn by_samples<'a, 'b>(
         schedule: mixture.schedule.iter().map(change).collect(),
         epoch_samples: mixture.epoch_samples,
     };
+    // Weights that were above 0 may not be so any more, if a sample has absurdly many tokens.
+    mixture.check(tokens.len()).map_err(refused)?;
     Ok(Cow::Owned(FeedSettings { mixture: Some(mixture), ..settings.clone() }))
 }
 
