@@ -14,6 +14,7 @@ from . import _forebay
 from ._batches import ID, Arrays, Batch, Delivery, Source, Transform, sample_ids
 from ._device import to_device
 from ._errors import InvalidError
+from ._mixture import MixBy, Weight, parse_mixture
 from ._rank import find_rank
 from ._state import Cursor, State, cursor_of, dataset_of, make_state
 from ._transform import Transformed
@@ -280,7 +281,7 @@ def _described(native: _forebay.Feed) -> dict[str, Any]:
 
 def feed(
     lake: str | os.PathLike[str],
-    dataset: str | Mapping[str, float],
+    dataset: str | Mapping[str, Weight],
     *,
     split: str = "train",
     batch_size: int | None = None,
@@ -301,6 +302,8 @@ def feed(
     canonical_streams: int | None = None,
     window_shards: int | None = None,
     skip: Sequence[tuple[int, int]] | None = None,
+    mix_by: MixBy = "samples",
+    mix_column: str | None = None,
     schedule: Sequence[tuple[int, Mapping[str, float]]] | None = None,
     images: Mapping[str, Mapping[str, Any]] | None = None,
     padding: Mapping[str, float | Mapping[str, float]] | None = None,
@@ -321,8 +324,17 @@ def feed(
     dataset
         ``"name"`` (the newest version) or ``"name@3"``, prepared or indexed. Several are mixed by
         weight: ``{"web": 3, "code@2": 1}``; each goes through its own epochs in its own order.
+    mix_by
+        What the weights count. ``"samples"``: three of four are of ``web``. ``"tokens"``: three of
+        four tokens are; where samples differ in length, say how many tokens they have on average:
+        ``{"web": {"weight": 3, "tokens_per_sample": 731.5}, "code@2": 1}``. ``"epochs"``: in each
+        epoch of the mixture every sample of ``web`` comes exactly three times and every one of
+        ``code`` once, but for what ``last_batch`` drops or repeats. ``0.5`` takes half of a
+        dataset, and the next epoch goes on with the rest.
+    mix_column
+        The column whose elements are the tokens: ``"tokens"``, or the only one, if ``None``.
     schedule
-        Other weights from some step on: ``[(10_000, {"web": 1, "code@2": 1})]``.
+        Other weights from some step on: ``[(10_000, {"web": 1, "code@2": 1})]``; not of epochs.
     images
         Columns that are encoded images, and what to make of them:
         ``{"jpg": {"size": [224, 224], "crop": "resize", "dtype": "U8", "layout": "chw"}}``. What is
@@ -397,10 +409,15 @@ def feed(
     if columns is not None:
         # What nobody asked for is neither decoded nor copied.
         settings["columns"] = [name for name in columns if name != ID] or None
-    weights = {dataset: 1.0} if isinstance(dataset, str) else dict(dataset)
-    if not isinstance(dataset, str) or schedule is not None:
-        size = int(settings["batch_size"])
-        settings["mixture"] = {"schedule": _schedule(weights, schedule or (), size)}
+    weights: dict[str, Weight] = {dataset: 1.0} if isinstance(dataset, str) else dict(dataset)
+    if not isinstance(dataset, str) or schedule is not None or (mix_by, mix_column) != ("samples", None):
+        settings["mixture"] = parse_mixture(
+            weights,
+            schedule or (),
+            global_batch_size=int(settings["batch_size"]),
+            mix_by=mix_by,
+            mix_column=mix_column,
+        )
     native = engine.feed(
         datasets=[parse_dataset(name) for name in weights],
         split=split,
@@ -454,28 +471,6 @@ def _global_batch_size(per_rank: int | None, over_all: int | None, world_size: i
         "give exactly one of batch_size (samples of a step on each rank) and global_batch_size "
         "(over all ranks)"
     )
-
-
-def _schedule(
-    weights: Mapping[str, float],
-    changes: Sequence[tuple[int, Mapping[str, float]]],
-    global_batch_size: int,
-) -> list[dict[str, Any]]:
-    """The weights over time, each from a number of samples on."""
-    for _, later in changes:
-        unknown = [name for name in later if name not in weights]
-        if unknown:
-            raise InvalidError(
-                f"the schedule names {unknown[0]!r}, which is no dataset of this feed; give it the "
-                "weight 0 at the start"
-            )
-    return [
-        {
-            "from_sample": step * global_batch_size,
-            "weights": [float(later.get(name, 0.0)) for name in weights],
-        }
-        for step, later in [(0, weights), *changes]
-    ]
 
 
 def _padding(one: float | Mapping[str, float]) -> dict[str, float]:

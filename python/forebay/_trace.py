@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TypedDict
 
-from ._feed import Feed
+from ._errors import InvalidError
+from ._feed import LOCAL_BUDGET, Feed, open_engine
 
 
 class Origin(TypedDict):
@@ -30,11 +32,29 @@ class Sample(TypedDict):
     origins: list[Origin]
 
 
-def trace(feed: Feed, step: int) -> list[Sample]:
+def trace(
+    source: Feed | str,
+    step: int,
+    *,
+    lake: str | os.PathLike[str] | None = None,
+    local: str | os.PathLike[str] | None = None,
+    local_budget: int | str = LOCAL_BUDGET,
+) -> list[Sample]:
     """The samples of the global batch of ``step``, over all ranks, in order, with their origins.
 
-    Nothing was logged for this: the order is a pure function. The feed stays where it is. Raises
-    :class:`forebay.InvalidError` when there is no such step.
+    ``source`` is a feed, which stays where it is, or the name of a run of ``forebay train`` in
+    ``lake``, archived or not; ``local`` and ``local_budget`` are those of :func:`forebay.feed`.
+    Nothing was logged for this: the order is a pure function. Raises
+    :class:`forebay.InvalidError` when there is no such step, and
+    :class:`forebay.NotFoundError` when there is no such run.
     """
-    samples: list[Sample] = json.loads(feed._native.trace(step))
+    if isinstance(source, str):
+        if lake is None:
+            raise InvalidError(f"the run {source!r} lies in a lake; give it: trace(…, lake=…)")
+        said = open_engine(lake, local, local_budget).trace_run(source, step)
+    elif lake is not None:
+        raise InvalidError("a feed has its lake already; give `lake` with a run's name alone")
+    else:
+        said = source._native.trace(step)
+    samples: list[Sample] = json.loads(said)
     return samples

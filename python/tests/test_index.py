@@ -177,6 +177,76 @@ def test_datasets_are_mixed_by_weight_and_the_schedule_changes_it(indexed: Path,
     assert set(late) == {"lines"}
 
 
+def test_an_epoch_of_a_mixture_repeats_every_sample_exactly_as_often(
+    indexed: Path, local: Path
+) -> None:
+    # Both have the numbers below 90, and their files differ: a sample is known by its identity.
+    repeats = {"rows": 1, "lines": 3}
+    mixed = {"mix_by": "epochs", "columns": ["number"], "global_batch_size": 16}
+    once = set()
+    for name in repeats:
+        with forebay.feed(indexed, name, **options(local, batch_size=ROWS)) as feed:
+            next(feed)
+            once.update((id, repeats[name]) for id in feed.last_ids)
+    seen: list[Counter[str]] = [Counter(), Counter()]
+    for rank in range(3):
+        feed = forebay.feed(
+            indexed, repeats, **options(local, **mixed, epochs=2, rank=rank, world_size=3)
+        )
+        assert len(feed) == 2 * -(-ROWS * 4 // 16)
+        while (epoch := feed.epoch) < 2:
+            next(feed)
+            seen[epoch].update(feed.last_ids)
+        feed.close()
+    assert [set(epoch.items()) for epoch in seen] == [once, once]
+
+    state = json.loads(json.dumps(forebay.feed(indexed, repeats, **options(local, **mixed)).state_dict()))
+    for other in [{"rows": 1, "lines": 2}, {"mix_by": "samples"}]:
+        weights = other if "rows" in other else repeats
+        changed = {**mixed, **({} if "rows" in other else other)}
+        with pytest.raises(forebay.InvalidError, match="another order: mixture"):
+            forebay.feed(indexed, weights, **options(local, **changed)).load_state_dict(state)
+
+
+def test_weights_of_tokens_are_those_of_samples_times_their_length(
+    indexed: Path, local: Path
+) -> None:
+    def ids(weights: dict[str, Any], **more: Any) -> list[str]:
+        feed = forebay.feed(indexed, weights, **options(local, batch_size=60, **more))
+        found = []
+        for _ in range(3):
+            next(feed)
+            found += feed.last_ids
+        return found
+
+    wanted = {"columns": ["number"]}
+    by_samples = ids({"rows": 1, "lines": 4}, **wanted)
+    long = {"rows": {"weight": 2, "tokens_per_sample": 8}, "lines": {"weight": 1, "tokens_per_sample": 1}}
+    assert ids(long, mix_by="tokens", mix_column="text", **wanted) == by_samples
+    # Every number is one element.
+    assert ids({"rows": 1, "lines": 4}, mix_by="tokens", mix_column="number", **wanted) == by_samples
+
+
+@pytest.mark.parametrize(
+    ("weights", "more", "says"),
+    [
+        ({"rows": 1}, {"mix_by": "bytes"}, "choose 'samples', 'tokens' or 'epochs'"),
+        ({"rows": {"tokens_per_sample": 3}}, {"mix_by": "tokens"}, "'rows' is mixed by"),
+        ({"rows": {"weight": 1, "tokens_per_sample": 3}}, {}, "'rows' has tokens_per_sample"),
+        ("rows", {"mix_column": "number"}, "mix_column is 'number', which counts with"),
+        ({"lines": 1}, {"mix_by": "tokens"}, "`lines` has no column `tokens` to count"),
+        ({"rows": 1}, {"mix_by": "tokens"}, "`rows` has samples of any length in its column `tokens`"),
+        ({"rows": 1}, {"mix_by": "epochs", "schedule": [(5, {"rows": 2})]}, "leave the schedule out"),
+        ({"rows": 0.01}, {"mix_by": "epochs"}, "fill no turn of the 8 canonical streams"),
+    ],
+)
+def test_mixtures_that_cannot_work_are_refused_by_name(
+    indexed: Path, local: Path, weights: Any, more: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(forebay.InvalidError, match=says):
+        forebay.feed(indexed, weights, **options(local, batch_size=8, **more))
+
+
 def _ids(feed: forebay.Feed, step: int) -> list[str]:
     assert feed.step == step
     next(feed)

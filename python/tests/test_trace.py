@@ -42,3 +42,12 @@ def test_a_step_that_does_not_exist_is_refused(open_feed: OpenFeed) -> None:
     with pytest.raises(forebay.InvalidError, match="does not exist"):
         forebay.trace(feed, feed.steps_per_epoch)
     assert ids_of(feed, 1)
+
+
+def test_a_run_is_traced_by_its_name_in_a_lake(lake: Path, local: Path, open_feed: OpenFeed) -> None:
+    with pytest.raises(forebay.NotFoundError, match="day-1"):
+        forebay.trace("day-1", 12, lake=lake, local=local)
+    with pytest.raises(forebay.InvalidError, match="'day-1' lies in a lake; give it"):
+        forebay.trace("day-1", 12)
+    with pytest.raises(forebay.InvalidError, match="has its lake already"):
+        forebay.trace(open_feed(), 0, lake=lake)

@@ -306,17 +306,29 @@ pub struct ArchiveList {
     pub model: Name,
 }
 
-/// Print the samples an archived model saw at a step, with source file and record
+/// Print the samples an archived model or a run saw at a step, with source file and record
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  forebay trace day --step 12 --store forebay-day/lake --local forebay-day/local"
+    after_help = "Example:\n  forebay trace day --step 12 --store forebay-day/lake --local forebay-day/local\n  forebay trace --run day-1 --step 12 --store forebay-day/lake --local forebay-day/local"
 )]
 pub struct Trace {
     #[command(flatten)]
-    pub package: Package,
+    pub of: TraceOf,
     /// The step, counted from 0
     #[arg(long, value_name = "N")]
     pub step: u64,
+}
+
+/// What was trained: exactly one of the two.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct TraceOf {
+    /// The package: MODEL or MODEL@VERSION
+    #[arg(value_name = "PACKAGE", value_parser = package)]
+    pub package: Option<(Name, Option<Version>)>,
+    /// A run, archived or not
+    #[arg(long, value_name = "RUN")]
+    pub run: Option<Name>,
 }
 
 /// Empty the local tier, unless something staged has not reached the lake

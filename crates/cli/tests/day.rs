@@ -98,6 +98,12 @@ fn every_hour_is_a_command_of_its_own() {
     assert!(sums.unwrap().success());
     let traced = bench.ok(&["trace", "tiny", "--step", "3", "--json"]);
     assert_eq!(traced.json("trace")[0].as_array().unwrap().len(), 4);
+    let of_run = bench.ok(&["trace", "--run", "mine", "--step", "3", "--json"]);
+    assert_eq!(of_run.json("trace"), traced.json("trace"));
+    bench.fails(&["trace", "--run", "mine", "--step", "24"], 2, &["run mine takes 24 steps"]);
+    bench.fails(&["trace", "--run", "yours", "--step", "3"], 3, &["yours"]);
+    bench.fails(&["trace", "tiny", "--run", "mine", "--step", "3"], 2, &["cannot be used with"]);
+    bench.fails(&["trace", "--step", "3"], 2, &["required"]);
     bench.ok(&["clear"]);
     assert_eq!(bench.files("local"), Vec::<String>::new());
 }

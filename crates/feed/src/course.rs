@@ -98,16 +98,15 @@ impl Course {
             })
             .collect();
         let batch_size = u64::from(settings.batch_size);
-        let rows: u64 = shapes.iter().map(|shape| shape.rows).sum();
+        let rows: Vec<u64> = shapes.iter().map(|shape| shape.rows).collect();
         let streams = u64::from(settings.canonical_streams).max(1);
-        let (mixture, epoch_samples) = match &settings.mixture {
-            None => (None, rows),
-            Some(mixture) => {
-                let wanted = mixture.epoch_samples.unwrap_or(rows).max(streams);
-                // Whole turns of the streams, so that an epoch starts with the first of them.
-                (Some(Mixture::new(mixture, settings.seed, streams)), wanted - wanted % streams)
-            }
-        };
+        let mixture = settings
+            .mixture
+            .as_ref()
+            .map(|mixture| Mixture::new(mixture, &rows, settings.seed, streams))
+            .transpose()
+            .map_err(|why| Error::Setting { setting: "mixture", why })?;
+        let epoch_samples = mixture.as_ref().map_or(rows[0], Mixture::epoch_samples);
         if settings.last_batch == LastBatch::Drop && batch_size > epoch_samples {
             let (batch_size, rows) = (settings.batch_size, epoch_samples);
             return Err(Error::BatchTooLarge { batch_size, rows });
@@ -291,10 +290,10 @@ impl Course {
         let order = &self.datasets[dataset].order;
         let streams = order.streams();
         let (mut shared, mut first) = self.class;
-        if self.mixture.is_some() {
+        if let Some(mixture) = &self.mixture {
             // A dataset's epochs follow one another without a gap, so each begins with the stream
             // after the last one's.
-            let shift = (u128::from(epoch) * u128::from(order.rows()) % u128::from(shared)) as u64;
+            let shift = mixture.stream(dataset, epoch.saturating_mul(order.rows())) % shared;
             first = (first + shared - shift) % shared;
         }
         if !streams.is_multiple_of(shared) {
@@ -331,12 +330,12 @@ fn gcd(a: u64, b: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use proptest::prelude::*;
 
     use super::*;
-    use crate::mixture::MixtureSettings;
+    use crate::{Place, mixture::MixtureSettings};
 
     fn shape(rows: u64, rows_per_shard: u32) -> Shape {
         Shape { rows, rows_per_shard }
@@ -374,13 +373,19 @@ mod tests {
         #[test]
         fn ranks_split_the_global_batch(
             seed: u64, rows in 24u64..500, per_shard in 1u32..60, streams in 1u32..10,
-            ranks in 1u32..14, step in 0u64..100, mixed: bool,
+            ranks in 1u32..14, step in 0u64..100,
+            mixture in prop::sample::select(vec![
+                None,
+                Some(MixtureSettings::constant(&[0.7, 0.3])),
+                Some(MixtureSettings::epochs(&[1.0, 3.0])),
+                Some(MixtureSettings::epochs(&[2.5, 1.0])),
+            ]),
         ) {
             let mut settings = settings(seed, 24, streams);
             let mut shapes = vec![shape(rows, per_shard)];
-            if mixed {
+            if mixture.is_some() {
                 shapes.push(shape(rows / 2 + 1, 5));
-                settings.mixture = Some(MixtureSettings::constant(&[0.7, 0.3]));
+                settings.mixture = mixture;
             }
             let alone = course(&shapes, &settings, 0, 1);
             let courses = world(&shapes, &settings, ranks, Cursor::default());
@@ -421,6 +426,50 @@ mod tests {
                 cursor = courses[0].cursor(end);
             }
             prop_assert_eq!(seen, (0..rows * (last + 1)).collect::<Vec<_>>());
+        }
+
+        /// The same of a mixture by epochs: in each of them every sample of a dataset so often.
+        #[test]
+        fn an_elastic_epoch_of_a_mixture_repeats_every_sample_as_often_as_it_says(
+            seed: u64, streams in 1u32..9, datasets in prop::collection::vec((1u64..90, 1u64..4), 1..5),
+            launches in prop::collection::vec((1u32..9, 1u32..40, 1u64..9), 1..8),
+        ) {
+            let shapes: Vec<Shape> = datasets.iter().map(|(rows, _)| shape(*rows, 16)).collect();
+            let repeats: Vec<f64> = datasets.iter().map(|(_, repeats)| *repeats as f64).collect();
+            let mut seen: BTreeMap<(u64, usize, u64), u64> = BTreeMap::new();
+            let mut cursor = Cursor::default();
+            let mut launches = launches.iter().cycle();
+            while cursor.epoch < 3 {
+                let &(ranks, batch_size, steps) = launches.next().unwrap();
+                let settings = FeedSettings {
+                    last_batch: LastBatch::Short,
+                    epochs: Some(3),
+                    mixture: Some(MixtureSettings::epochs(&repeats)),
+                    ..settings(seed, batch_size, streams)
+                };
+                let courses = world(&shapes, &settings, ranks, cursor);
+                let end = courses[0].steps().unwrap().min(cursor.step + steps);
+                for step in cursor.step..end {
+                    for run_position in joined(&courses, step) {
+                        let sample = courses[0].sample(run_position);
+                        let Place { shard, row } = courses[0]
+                            .epoch(sample.dataset, sample.epoch)
+                            .place(sample.position);
+                        let row = u64::from(shard) * 16 + u64::from(row);
+                        let epoch = courses[0].epoch_of(step);
+                        *seen.entry((epoch, sample.dataset, row)).or_default() += 1;
+                    }
+                }
+                cursor = courses[0].cursor(end);
+            }
+            for epoch in 0..3 {
+                for (dataset, (rows, repeats)) in datasets.iter().enumerate() {
+                    for row in 0..*rows {
+                        prop_assert_eq!(seen.remove(&(epoch, dataset, row)), Some(*repeats));
+                    }
+                }
+            }
+            prop_assert!(seen.is_empty());
         }
 
         #[test]

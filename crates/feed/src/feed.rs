@@ -33,6 +33,7 @@ use crate::{
     course::Course,
     dataset::FeedDataset,
     lookahead::Lookahead,
+    mixture::by_samples,
     shelf::Shelf,
     source::Source,
 };
@@ -130,9 +131,11 @@ impl Feed {
         settings.check(datasets.len())?;
         let sources: Vec<Arc<dyn Source>> =
             datasets.iter().map(|dataset| dataset.source(transfer)).collect::<Result<_, _>>()?;
+        let schemas: Vec<_> = sources.iter().map(|source| source.schema()).collect();
+        let names = datasets.iter().map(FeedDataset::name);
+        let settings = &*by_samples(settings, names.zip(schemas.iter().copied()))?;
         let shapes: Vec<_> = sources.iter().map(|source| source.shape()).collect();
         let course = Arc::new(Course::new(&shapes, settings, rank, origin)?);
-        let schemas: Vec<_> = sources.iter().map(|source| source.schema()).collect();
         let columns = Columns::resolve(&schemas, settings)?;
         let step = step.unwrap_or(origin.step);
         let batch_bytes = batch_bytes(&columns, &sources, settings, rank)?;

@@ -40,7 +40,7 @@ pub use dataset::FeedDataset;
 pub use error::Error;
 pub use feed::{Feed, Next};
 pub use forebay_image::ImageSettings;
-pub use mixture::{MixtureSettings, PHASES_MAX, WeightChange};
+pub use mixture::{MixBy, MixtureSettings, PHASES_MAX, TokenCount, WeightChange};
 pub use order::{EpochOrder, Order, OrderSettings, Place};
 pub use settings::{FeedSettings, LastBatch, Padding};
 pub use stats::{FeedStats, WaitCause, Waited};

@@ -15,8 +15,9 @@ use serde::Serialize;
 
 use crate::{
     Cursor, Error, FeedDataset, FeedSettings, Place,
-    course::{Course, Shape},
+    course::Course,
     dataset::{indexed, prepared},
+    mixture::by_samples,
     shelf::Shelf,
     source::{Indexed, Prepared, Source},
     stats::Timeline,
@@ -75,7 +76,10 @@ pub fn trace(
     for dataset in datasets {
         tracers.push(Tracer::open(transfer, dataset, step)?);
     }
-    let shapes: Vec<_> = tracers.iter().map(Tracer::shape).collect();
+    let names = datasets.iter().map(FeedDataset::name);
+    let schemas = tracers.iter().map(|tracer| tracer.source().schema());
+    let settings = &*by_samples(settings, names.zip(schemas))?;
+    let shapes: Vec<_> = tracers.iter().map(|tracer| tracer.source().shape()).collect();
     let course = Course::new(&shapes, settings, Rank::ALONE, Cursor::default())?;
     if let Some(steps) = course.steps().filter(|steps| step >= *steps) {
         return Err(Error::NoStep { step, steps });
@@ -114,10 +118,10 @@ impl<'a> Tracer<'a> {
         })
     }
 
-    fn shape(&self) -> Shape {
+    fn source(&self) -> &dyn Source {
         match self {
-            Self::Prepared(tracer) => tracer.source.shape(),
-            Self::Indexed { source, .. } => source.shape(),
+            Self::Prepared(tracer) => &*tracer.source,
+            Self::Indexed { source, .. } => &**source,
         }
     }
 

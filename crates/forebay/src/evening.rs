@@ -9,13 +9,14 @@ use forebay_format::{
     v1::{
         evaluation::EvaluationRecord,
         journal::{self, Archived, Cleared, Entry, Evaluated, Event},
+        run::DatasetReference,
     },
 };
 use forebay_journal::Journal;
 use forebay_local::{LocalTier, Usage};
 use forebay_prepare::Prepared;
 use forebay_runtime::Runtime;
-use forebay_types::{Name, Version};
+use forebay_types::{Name, Split, Version};
 
 use crate::{Engine, Error, FeedSettings, Settings, Trainer, run};
 
@@ -176,12 +177,42 @@ impl Engine {
             let why = format!("{package} was trained for {} steps", lineage.package.step);
             return Err(Error::Setting { setting: "step", value: step.to_string(), why });
         }
-        let feed: FeedSettings = serde_json::from_value(lineage.feed).map_err(|error| {
-            forebay_format::Error::damaged(format!("{package}, its lineage"), error)
-        })?;
-        let manifest = self.referenced(&lineage.package.dataset)?;
-        let datasets = [FeedDataset::Prepared(&manifest, lineage.split)];
-        Ok(forebay_feed::trace(self.transfer(), &datasets, &feed, step)?)
+        let dataset = &lineage.package.dataset;
+        self.traced(&package, lineage.feed, dataset, lineage.split, step)
+    }
+
+    /// The samples that run `run`, archived or not, sees at `step`, each with its raw records. A
+    /// step before the run was forked from another is that one's.
+    ///
+    /// # Errors
+    /// When there is no such run or step, or what leads there is damaged.
+    pub fn trace_run(&self, run: &Name, step: u64) -> Result<Vec<TracedSample>, Error> {
+        let mut record = self.run_record(run)?;
+        if step >= record.steps {
+            let why = format!("run {run} takes {} steps, counted from 0", record.steps);
+            return Err(Error::Setting { setting: "step", value: step.to_string(), why });
+        }
+        while let Some(parent) = record.parent.as_ref().filter(|parent| step < parent.step) {
+            record = self.run_record(&parent.run)?;
+        }
+        let what = format!("run {}", record.run);
+        let feed = record.configuration["feed"].clone();
+        self.traced(&what, feed, &record.dataset, Split::Train, step)
+    }
+
+    /// The samples of a step of what was trained with stored settings of its feed.
+    fn traced(
+        &self,
+        what: &str,
+        feed: serde_json::Value,
+        dataset: &DatasetReference,
+        split: Split,
+        step: u64,
+    ) -> Result<Vec<TracedSample>, Error> {
+        let feed: FeedSettings = serde_json::from_value(feed)
+            .map_err(|error| forebay_format::Error::damaged(format!("{what}, its feed"), error))?;
+        let manifest = self.referenced(dataset)?;
+        self.samples(&[FeedDataset::Prepared(&manifest, split)], &feed, step)
     }
 
     /// The report of a run as one HTML document.
@@ -209,4 +240,51 @@ impl Engine {
 pub fn clear(local: &Path, budget_bytes: u64, runtime: &Runtime) -> Result<Cleared, Error> {
     let cleared = LocalTier::open(local, budget_bytes, runtime)?.clear()?;
     Ok(Cleared { files: cleared.files, bytes: cleared.bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use forebay_format::v1::run::{RunParent, RunRecord, json_digest};
+    use forebay_types::{Digest, ErrorKind, Nonce};
+
+    use super::*;
+
+    fn begin(engine: &Engine, name: &str, dataset: &str, parent: Option<RunParent>) {
+        let named = |name| Name::new(name).unwrap();
+        let configuration = Settings::default().of_run();
+        let gate = Settings::default().gate;
+        let digest = Digest::of(b"never published");
+        let record = RunRecord {
+            run: named(name),
+            created_unix_ms: 0,
+            nonce: Nonce::from_bits(1),
+            seed: 0,
+            steps: 20,
+            dataset: DatasetReference { name: named(dataset), version: Version::FIRST, digest },
+            configuration_digest: json_digest(&configuration),
+            configuration,
+            gate,
+            gate_digest: gate.digest(),
+            trainer: "a test".into(),
+            parent,
+        };
+        Journal::open(engine.lake(), &record, engine.runtime()).unwrap();
+    }
+
+    /// Neither dataset exists, so the error says whose data was looked for.
+    #[test]
+    fn a_step_before_a_fork_is_traced_in_the_run_it_was_forked_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("lake").display().to_string();
+        let runtime = Runtime::system();
+        let engine = Engine::open(&store, &folder.path().join("local"), 1 << 20, &runtime).unwrap();
+        begin(&engine, "first", "old-text", None);
+        let parent = RunParent { run: Name::new("first").unwrap(), step: 12 };
+        begin(&engine, "second", "new-text", Some(parent));
+        for (step, dataset) in [(0, "old-text"), (11, "old-text"), (12, "new-text")] {
+            let error = engine.trace_run(&Name::new("second").unwrap(), step).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NotFound);
+            assert!(error.to_string().contains(dataset), "{error} at step {step}");
+        }
+    }
 }

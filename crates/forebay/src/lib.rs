@@ -45,7 +45,7 @@ pub use forebay_checkpoint::{
 pub use forebay_evaluate::{Score, Scorer};
 pub use forebay_feed::{
     Batch, Column, ColumnKind, Cursor, Feed, FeedDataset, FeedSettings, FeedStats, ImageSettings,
-    LastBatch, MixtureSettings, Next, Padding, TracedSample, WeightChange,
+    LastBatch, MixBy, MixtureSettings, Next, Padding, TokenCount, TracedSample, WeightChange,
 };
 pub use forebay_format::v1::{
     dataset::{DatasetManifest, TokenSchema},

@@ -174,6 +174,17 @@ impl Engine {
         Ok(said.to_string())
     }
 
+    /// The samples that a run in the lake sees at a step, each with its raw records, as JSON.
+    fn trace_run(&self, py: Python<'_>, run: &str, step: u64) -> PyResult<String> {
+        let engine = self.engine.get(py)?.clone();
+        let runtime = engine.runtime().clone();
+        let run = name(py, run)?;
+        let work = move || engine.trace_run(&run, step);
+        let samples = interruptible(py, &runtime, Leave::Running, work)?;
+        let samples = samples.map_err(|error| errors::from_engine(py, &error))?;
+        Ok(json!(samples).to_string())
+    }
+
     /// What moved between this engine and the lake since it was opened, by purpose, as JSON.
     fn traffic(&self, py: Python<'_>) -> PyResult<String> {
         let by_purpose =

@@ -15,7 +15,7 @@ use forebay_transfer::Object;
 use forebay_types::{Digest, SampleId, Schema};
 
 pub(crate) use indexed::Indexed;
-pub(crate) use prepared::Prepared;
+pub(crate) use prepared::{Prepared, TOKENS};
 
 use crate::{Place, course::Shape};
 
