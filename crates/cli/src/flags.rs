@@ -349,10 +349,10 @@ pub struct BenchFeed {
     #[arg(long, value_name = "N")]
     pub batch_size: Option<u32>,
     /// End after so many epochs
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub epochs: Option<u64>,
     /// End after so many steps
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub steps: Option<u64>,
     /// End after so long
     #[arg(long, value_name = "S", value_parser = seconds)]

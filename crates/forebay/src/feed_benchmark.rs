@@ -121,9 +121,9 @@ pub struct FeedMeasured {
     pub au_percent_worst: Option<f64>,
     /// The share of the ranks' time after their first step in which they waited.
     pub waiting_percent: Option<f64>,
-    /// What they waited for in that time, added up. A wait that the end cut off has no cause.
+    /// What they waited for in that time, added up.
     pub waited: WaitedSeconds,
-    /// The cause of most of it.
+    /// The cause of the most of it that has one.
     pub waited_for: Option<WaitCause>,
     /// Bytes brought from where the dataset lies.
     pub lake_bytes: u64,
@@ -178,6 +178,8 @@ pub struct WaitedSeconds {
     pub local: f64,
     /// For the threads that make batches.
     pub assembly: f64,
+    /// For none of them: the rank's own thread had no core, or the end cut its last wait off.
+    pub other: f64,
 }
 
 impl Engine {
@@ -308,6 +310,9 @@ impl Measurement<'_> {
         let ended = runtime.elapsed();
         let running = first_step_ended.map_or(Duration::ZERO, |first| ended - first);
         measured.running_seconds = running.as_secs_f64();
+        measured.waited.other =
+            (measured.running_seconds - measured.computing_seconds - measured.waited.known())
+                .max(0.0);
         let stats = feed.stats();
         measured.shelf = (stats.cache_hits, stats.cache_misses);
         measured.buffer_bytes = stats.buffer_bytes;
@@ -433,6 +438,7 @@ impl WaitedSeconds {
             lake: waited.lake.as_secs_f64(),
             local: waited.local.as_secs_f64(),
             assembly: waited.assembly.as_secs_f64(),
+            other: 0.0,
         });
     }
 
@@ -440,6 +446,12 @@ impl WaitedSeconds {
         self.lake += other.lake;
         self.local += other.local;
         self.assembly += other.assembly;
+        self.other += other.other;
+    }
+
+    /// All that has a cause.
+    fn known(self) -> f64 {
+        self.lake + self.local + self.assembly
     }
 
     /// The cause of the most of it, if there was any.

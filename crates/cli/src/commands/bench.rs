@@ -91,13 +91,13 @@ fn describe(measured: &FeedMeasured) -> String {
     let per_second = rate(measured.bytes_per_second);
     line("throughput", format!("{:.0} samples/s, {per_second}", measured.samples_per_second));
     line("accelerator", accelerator(measured));
-    if let Some(percent) = measured.waiting_percent {
-        line("waiting", waiting(measured, percent));
+    if measured.waiting_percent.is_some() {
+        line("waited", waited(measured));
     }
     if let Some(seconds) = measured.first_batch_seconds {
         line("first batch", format!("{:.1} ms after opening began", seconds * 1000.0));
     }
-    let requests = measured.lake_requests.map(|count| format!(" in {count} requests"));
+    let requests = measured.lake_requests.map(|count| format!(" ({count} requests)"));
     let hits = measured
         .cache_hit_percent
         .map(|percent| format!("; {percent:.1} % of what batches needed was on the node by then"));
@@ -145,17 +145,24 @@ fn accelerator(measured: &FeedMeasured) -> String {
     }
 }
 
-fn waiting(measured: &FeedMeasured, percent: f64) -> String {
-    let waited = measured.waited;
+/// What the ranks waited for; without a compute time they do nothing else, which goes without
+/// saying.
+fn waited(measured: &FeedMeasured) -> String {
+    let share = measured.waiting_percent.filter(|_| measured.compute_seconds.is_some());
+    let share = share.map(|percent| format!("{percent:.2} % after the first step, "));
     let most = match measured.waited_for {
-        Some(WaitCause::Lake) => ", most of it for the lake",
-        Some(WaitCause::Local) => ", most of it for the local tier",
-        Some(WaitCause::Assembly) => ", most of it for the threads that make batches",
-        None => "",
+        Some(WaitCause::Lake) => "most for the lake",
+        Some(WaitCause::Local) => "most for the local tier",
+        Some(WaitCause::Assembly) => "most for the making of batches",
+        None => "for nothing known",
     };
+    let waited = measured.waited;
     format!(
-        "{percent:.2} % of the time after the first step{most} (lake {:.3} s, local tier {:.3} s, \
-         assembly {:.3} s)",
-        waited.lake, waited.local, waited.assembly
+        "{}{most}: lake {:.3} s, local tier {:.3} s, assembly {:.3} s, other {:.3} s",
+        share.unwrap_or_default(),
+        waited.lake,
+        waited.local,
+        waited.assembly,
+        waited.other
     )
 }

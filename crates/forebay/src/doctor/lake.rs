@@ -9,7 +9,7 @@ use forebay_lake::{Error as LakeError, Lake, Listed, Purpose};
 use forebay_runtime::Runtime;
 use forebay_types::Key;
 
-use super::{PIECE_BYTES, Patient, Rates, STREAMS, finding::Findings, megabytes};
+use super::{PIECE_BYTES, Patient, Rates, STREAMS, finding::Findings, rate_of};
 use crate::Error;
 
 /// How far the lake's clock may be from ours. S3 refuses requests at fifteen minutes; what is left
@@ -51,7 +51,8 @@ pub(super) fn examine(
     let outcome = probes.examine(found, rates);
     let removed = probes.remove();
     if let Err(error) = outcome {
-        found.error("throughput", error, "see what the error names")?;
+        let advice = "check the connection, access rights and quotas";
+        found.error("throughput", error, advice)?;
     }
     if let Err(error) = removed {
         found.error("removal", error.into(), "remove the objects under probe/ by hand")?;
@@ -99,11 +100,11 @@ impl Probes<'_> {
         };
         found.ok(
             "read",
-            format!("{}, {STREAMS} streams {}{cached}", megabytes(read), megabytes(read_parallel)),
+            format!("{}, {STREAMS} streams {}{cached}", rate_of(read), rate_of(read_parallel)),
         );
         found.ok(
             "write",
-            format!("{}, {STREAMS} streams {}", megabytes(written), megabytes(written_parallel)),
+            format!("{}, {STREAMS} streams {}", rate_of(written), rate_of(written_parallel)),
         );
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::{
 use forebay_local::LocalTier;
 use forebay_types::ErrorKind;
 
-use super::{PIECE_BYTES, Patient, Rates, finding::Findings, mebibytes, megabytes};
+use super::{PIECE_BYTES, Patient, Rates, finding::Findings, rate_of, size};
 use crate::Error;
 
 /// Less room than this measures the system's memory and not the disk.
@@ -42,7 +42,10 @@ pub(super) fn examine(
     });
     match outcome {
         Ok(()) => Ok(()),
-        Err(error) => found.error("throughput", error, "see what the error names"),
+        Err(error) => {
+            let advice = "check the disk's room, its health and access rights";
+            found.error("throughput", error, advice)
+        }
     }
 }
 
@@ -105,19 +108,19 @@ fn room(patient: &Patient<'_>, tier: &LocalTier, found: &mut Findings) -> Result
     let at_hand_bytes = shards.saturating_mul(shard_bytes);
     let used = format!(
         "{} of {} taken: cache {}, staged {}, scratch {}",
-        mebibytes(usage.used_bytes()),
-        mebibytes(usage.budget_bytes),
-        mebibytes(usage.cached_bytes),
-        mebibytes(usage.staged_bytes),
-        mebibytes(usage.scratch_bytes)
+        size(usage.used_bytes()),
+        size(usage.budget_bytes),
+        size(usage.cached_bytes),
+        size(usage.staged_bytes),
+        size(usage.scratch_bytes)
     );
     if usage.budget_bytes < shard_bytes {
-        let advice = format!("raise local_budget_bytes; a shard has {}", mebibytes(shard_bytes));
+        let advice = format!("raise local_budget_bytes; a shard has {}", size(shard_bytes));
         found.failure("budget", ErrorKind::Full, format!("{used}: not one shard fits"), advice);
     } else if usage.budget_bytes < at_hand_bytes {
         let advice = format!(
             "raise local_budget_bytes: a feed of a large dataset keeps {shards} shards, {}, at hand",
-            mebibytes(at_hand_bytes)
+            size(at_hand_bytes)
         );
         found.warning("budget", used, advice);
     } else {
@@ -127,7 +130,7 @@ fn room(patient: &Patient<'_>, tier: &LocalTier, found: &mut Findings) -> Result
     let directory = tier.directory();
     let disk = rustix::fs::statvfs(directory).map_err(|error| unusable(directory)(error.into()))?;
     let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
-    let free = format!("{} free on its disk", mebibytes(free_bytes));
+    let free = format!("{} free on its disk", size(free_bytes));
     if free_bytes < left_bytes {
         let advice = "free space, or lower local_budget_bytes to what the disk has: the tier \
                       evicts at its budget, not at a full disk";
@@ -177,9 +180,9 @@ fn throughput(
         "throughput",
         format!(
             "a file of {}: write and sync {}, read {}",
-            mebibytes(bytes),
-            megabytes(written),
-            megabytes(read)
+            size(bytes),
+            rate_of(written),
+            rate_of(read)
         ),
     );
     Ok(())

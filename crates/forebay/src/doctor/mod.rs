@@ -140,12 +140,16 @@ impl Patient<'_> {
     }
 }
 
-/// A rate, for people.
-fn megabytes(rate: f64) -> String {
-    format!("{:.0} MB/s", rate / 1e6)
+/// A rate, for people: in powers of ten, as disks and networks are sold.
+fn rate_of(bytes_per_second: f64) -> String {
+    format!("{:.0} MB/s", bytes_per_second / 1e6)
 }
 
 /// A size, for people.
-fn mebibytes(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / 1_048_576.0)
+fn size(bytes: u64) -> String {
+    if bytes < 1 << 30 {
+        format!("{:.1} MiB", bytes as f64 / 1_048_576.0)
+    } else {
+        format!("{:.1} GiB", bytes as f64 / 1_073_741_824.0)
+    }
 }

@@ -13,7 +13,7 @@ use forebay_runtime::Runtime;
 use forebay_types::DigestWriter;
 use rustix::process::{Resource, getrlimit};
 
-use super::{Patient, Rates, finding::Findings, mebibytes, megabytes};
+use super::{Patient, Rates, finding::Findings, rate_of, size};
 use crate::Error;
 
 /// A feed has a descriptor open for each shard at hand, a lake one for each request in flight, and
@@ -65,7 +65,7 @@ fn digest(patient: &Patient<'_>, found: &mut Findings, rates: &mut Rates) -> Res
     let rate =
         patient.rate(patient.probe_bytes, || patient.in_pieces(patient.probe_bytes, update))?;
     rates.digest = Some(rate);
-    found.ok("digest", format!("BLAKE3 {} on one core", megabytes(rate)));
+    found.ok("digest", format!("BLAKE3 {} on one core", rate_of(rate)));
     Ok(())
 }
 
@@ -77,8 +77,8 @@ fn memory(patient: &Patient<'_>, found: &mut Findings) {
     let buffer_bytes = patient.settings.feed.buffer_bytes;
     let says = format!(
         "{} available; feed.buffer_bytes is {} for each rank",
-        mebibytes(available_bytes),
-        mebibytes(buffer_bytes)
+        size(available_bytes),
+        size(buffer_bytes)
     );
     if buffer_bytes > available_bytes {
         found.warning("memory", says, "lower feed.buffer_bytes, or free memory");
@@ -106,7 +106,7 @@ fn shared_memory(found: &mut Findings) {
         return;
     };
     let bytes = status.f_blocks.saturating_mul(status.f_frsize);
-    let says = format!("/dev/shm has {}", mebibytes(bytes));
+    let says = format!("/dev/shm has {}", size(bytes));
     if bytes < SHARED_MEMORY_BYTES_MIN {
         let advice = "Forebay needs none, NCCL and worker processes of PyTorch do: start the \
                       container with --shm-size or --ipc=host";
