@@ -33,7 +33,14 @@ pub(super) fn examine(
         }
     };
     found.ok("reached", lake.url());
-    match lake.probe(patient.runtime) {
+    // What was begun is removed, also when we were stopped meanwhile: a handle whose runtime is
+    // stopped makes no more requests, so this one has its own.
+    let own = Runtime::system();
+    let tidy = match Lake::open_existing(store, &own) {
+        Ok(tidy) => tidy,
+        Err(error) => return found.error("reached", error.into(), "try again"),
+    };
+    match tidy.probe(&own) {
         Ok(true) => found.ok("commits", "of two creates of one object the second is refused"),
         Ok(false) => {
             let advice = "feeding works; to prepare, checkpoint and archive, and to measure it \
@@ -47,7 +54,7 @@ pub(super) fn examine(
             return found.error("commits", error.into(), advice);
         }
     }
-    let mut probes = Probes { patient, lake: &lake, keys: Vec::new() };
+    let mut probes = Probes { patient, lake, tidy, keys: Vec::new() };
     let outcome = probes.examine(found, rates);
     let removed = probes.remove();
     if let Err(error) = outcome {
@@ -63,7 +70,9 @@ pub(super) fn examine(
 /// Objects that go with this value.
 struct Probes<'a> {
     patient: &'a Patient<'a>,
-    lake: &'a Lake,
+    lake: Lake,
+    /// The handle that removes them.
+    tidy: Lake,
     keys: Vec<Key>,
 }
 
@@ -173,12 +182,7 @@ impl Probes<'_> {
 
     /// Removes every object; tries all of them.
     fn remove(&mut self) -> Result<(), LakeError> {
-        // Whoever stopped us does not want leftovers, and a stopped runtime makes no requests.
-        let own = match self.patient.runtime.check() {
-            Ok(()) => self.lake.clone(),
-            Err(_) => Lake::open_existing(&self.patient.settings.store, &Runtime::system())?,
-        };
-        self.keys.drain(..).map(|key| own.delete(&key).map(drop)).fold(Ok(()), Result::and)
+        self.keys.drain(..).map(|key| self.tidy.delete(&key).map(drop)).fold(Ok(()), Result::and)
     }
 }
 
