@@ -404,9 +404,9 @@ pub struct ImageColumn {
     after_help = "Example:\n  forebay doctor --store s3://bucket/lake --local /mnt/nvme/forebay"
 )]
 pub struct Doctor {
-    /// The size of the probes: bytes, or with KiB, MiB, GiB
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = size)]
-    pub probe_bytes: u64,
+    /// The size of the probes: bytes, or with KiB, MiB, GiB [default: 64MiB]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub probe_bytes: Option<u64>,
 }
 
 /// Empty the local tier, unless something staged has not reached the lake

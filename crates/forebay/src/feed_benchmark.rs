@@ -57,6 +57,12 @@ pub struct FeedBenchmark {
     pub compute: Option<Duration>,
 }
 
+impl FeedBenchmark {
+    /// How long to measure at most where nobody says how much: an epoch of a large dataset takes
+    /// hours, and says no more.
+    pub const DURATION_DEFAULT: Duration = Duration::from_secs(30);
+}
+
 /// How far a measurement is.
 #[derive(Clone, Copy, Debug)]
 pub struct Meter {

@@ -1,7 +1,5 @@
 //! `forebay bench feed`: whether an accelerator would wait for its data.
 
-use std::time::Duration;
-
 use forebay::{
     EndedBy, FeedBenchmark, FeedMeasured, FeedSettings, ImageSettings, Meter, Settings, WaitCause,
 };
@@ -12,9 +10,6 @@ use crate::{
     flags::BenchFeed,
     printer::{bytes, rate},
 };
-
-/// Where no limit is asked for: an epoch, and no longer than this.
-const DURATION_DEFAULT: Duration = Duration::from_secs(30);
 
 pub fn feed(context: &Context<'_>, flags: &BenchFeed) -> Result<(), CommandError> {
     let settings = config::settings(context.flags)?.resolve()?;
@@ -67,7 +62,7 @@ fn benchmark(flags: &BenchFeed, settings: &Settings) -> Result<FeedBenchmark, Co
         feed,
         ranks: flags.ranks,
         steps: flags.steps,
-        duration: if is_limited { flags.seconds } else { Some(DURATION_DEFAULT) },
+        duration: if is_limited { flags.seconds } else { Some(FeedBenchmark::DURATION_DEFAULT) },
         compute: flags.compute_ms,
     })
 }

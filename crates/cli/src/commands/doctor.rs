@@ -12,7 +12,8 @@ use crate::{
 pub fn run(context: &Context<'_>, flags: &Doctor) -> Result<(), CommandError> {
     let settings = config::settings(context.flags)?.resolve()?;
     let begin = |area| context.printer.note(&format!("examining {}", the(area)));
-    let diagnosis = doctor::examine(&settings, flags.probe_bytes, context.runtime, &begin)?;
+    let probe_bytes = flags.probe_bytes.unwrap_or(doctor::PROBE_BYTES_DEFAULT);
+    let diagnosis = doctor::examine(&settings, probe_bytes, context.runtime, &begin)?;
     context.printer.result("diagnosis", &diagnosis, &describe(&diagnosis));
     Ok(diagnosis.require_fit()?)
 }

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use forebay_local::LocalTier;
@@ -195,14 +195,17 @@ fn write(patient: &Patient<'_>, path: &Path, bytes: u64) -> Result<(), Error> {
     file.sync_data().map_err(unusable(path))
 }
 
-/// Lets the system drop what it keeps of the file in memory, where it can be told.
+/// Lets the system drop what it keeps of the file in memory. A hint: a file system that keeps its
+/// files in memory keeps them.
+#[cfg(target_os = "linux")]
 fn forget(path: &Path) -> Result<(), Error> {
-    #[cfg(target_os = "linux")]
-    {
-        let file = File::open(path).map_err(unusable(path))?;
-        // A hint: a file system that keeps its files in memory keeps them.
-        let _hint = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
-    }
+    let file = File::open(path).map_err(unusable(path))?;
+    let _hint = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn forget(_path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
@@ -292,14 +295,13 @@ fn device(directory: &Path) -> String {
     let describe = || {
         let number = fs::metadata(directory).ok()?.dev();
         let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
-        let link = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
-        let disk = link.canonicalize().ok()?;
+        let disk = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
         let name = disk.file_name()?.to_str()?.to_owned();
         // A partition's queue is that of its disk.
         let queue = [disk.join("queue"), disk.parent()?.join("queue")];
         let turns = queue.iter().find_map(|q| fs::read_to_string(q.join("rotational")).ok())?;
-        // Virtual disks often say that they turn, so it is told and not held against them.
-        let turns = if turns.trim() == "1" { ", which is said to turn" } else { "" };
+        // Told, and not held against it: what it is worth is measured.
+        let turns = if turns.trim() == "1" { ", rotating or virtual" } else { "" };
         Some(format!(" on {name}{turns}"))
     };
     describe().unwrap_or_default()

@@ -57,6 +57,9 @@ struct Patient<'a> {
     runtime: &'a Runtime,
 }
 
+/// Makes the checks of one area. What goes wrong is a finding; only an interruption is an error.
+type Examine = fn(&Patient<'_>, &mut Findings, &mut Rates) -> Result<(), Error>;
+
 /// Examines the lake and the local tier that `settings` name, and this node. Calls `begin` before
 /// each area.
 ///
@@ -95,8 +98,6 @@ pub fn examine(
     }
     Ok(Diagnosis { findings, rates, bounds: rates.bounds() })
 }
-
-type Examine = fn(&Patient<'_>, &mut Findings, &mut Rates) -> Result<(), Error>;
 
 impl Diagnosis {
     /// Nothing, if nothing failed.
