@@ -169,8 +169,13 @@ pub struct RankMeasured {
     pub waited: WaitedSeconds,
     /// Its accelerator's utilization.
     pub au_percent: Option<f64>,
+    /// From before the feeds were opened to its end; what the feed does to close is left out.
+    #[serde(skip)]
+    ended_seconds: f64,
+    /// Shards that were on the node when they were needed, and that were not.
     #[serde(skip)]
     shelf: (u64, u64),
+    /// Memory of its batches.
     #[serde(skip)]
     buffer_bytes: u64,
 }
@@ -220,10 +225,9 @@ impl Engine {
         };
         let mut ranks = measurement.run()?;
         ranks.sort_by_key(|rank| rank.rank);
-        let seconds = measurement.seconds();
         let after = self.moved();
         let (name, version) = (dataset.name(), manifest.version());
-        let mut measured = FeedMeasured::of(name, version, split, benchmark, ranks, seconds);
+        let mut measured = FeedMeasured::of(name, version, split, benchmark, ranks);
         if measured.batches == 0 {
             self.runtime().check()?;
         }
@@ -314,6 +318,7 @@ impl Measurement<'_> {
             }
         };
         let ended = runtime.elapsed();
+        measured.ended_seconds = (ended - self.started).as_secs_f64();
         let running = first_step_ended.map_or(Duration::ZERO, |first| ended - first);
         measured.running_seconds = running.as_secs_f64();
         measured.waited.other =
@@ -367,7 +372,6 @@ impl FeedMeasured {
         split: Split,
         benchmark: &FeedBenchmark,
         ranks: Vec<RankMeasured>,
-        seconds: f64,
     ) -> Self {
         let sum = |of: fn(&RankMeasured) -> u64| ranks.iter().map(of).sum::<u64>();
         let first_batches: Option<Vec<f64>> =
@@ -378,6 +382,7 @@ impl FeedMeasured {
         let mut waited = WaitedSeconds::default();
         ranks.iter().for_each(|rank| waited.add_seconds(rank.waited));
         let (samples, bytes) = (sum(|rank| rank.samples), sum(|rank| rank.bytes));
+        let seconds = ranks.iter().map(|rank| rank.ended_seconds).fold(0.0, f64::max);
         let (hits, misses) = (sum(|rank| rank.shelf.0), sum(|rank| rank.shelf.1));
         Self {
             dataset: dataset.clone(),
@@ -408,8 +413,8 @@ impl FeedMeasured {
         }
     }
 
-    /// How often the slowest rank got a batch after its first: an accelerator that computes longer
-    /// than that on each does not wait.
+    /// How long the slowest rank took for a step after its first, on average: an accelerator that
+    /// computes longer than that on a batch hardly waits.
     #[must_use]
     pub fn seconds_per_step(&self) -> Option<f64> {
         let of = |rank: &RankMeasured| {
@@ -432,6 +437,7 @@ impl RankMeasured {
             computing_seconds: 0.0,
             waited: WaitedSeconds::default(),
             au_percent: None,
+            ended_seconds: 0.0,
             shelf: (0, 0),
             buffer_bytes: 0,
         }
@@ -495,6 +501,7 @@ mod tests {
             first_batch_seconds: Some(f64::from(rank)),
             computing_seconds,
             running_seconds,
+            ended_seconds: 4.0 - f64::from(rank),
             au_percent: percent(computing_seconds, running_seconds),
             ended_by: EndedBy::Epochs,
             ..RankMeasured::new(Rank::new(rank, 8).unwrap())
@@ -510,7 +517,7 @@ mod tests {
             compute: Some(Duration::from_millis(100)),
         };
         let (name, version) = (Name::new("mine").unwrap(), Version::new(1).unwrap());
-        FeedMeasured::of(&name, version, Split::Train, &benchmark, ranks, 4.0)
+        FeedMeasured::of(&name, version, Split::Train, &benchmark, ranks)
     }
 
     #[test]

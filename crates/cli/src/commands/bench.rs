@@ -131,7 +131,7 @@ fn accelerator(measured: &FeedMeasured) -> String {
         }
         (.., None) => match measured.seconds_per_step() {
             Some(seconds) => format!(
-                "got a batch every {:.2} ms: one that computes longer does not wait; try --compute-ms",
+                "got a batch every {:.2} ms: one that computes longer hardly waits; try --compute-ms",
                 seconds * 1000.0
             ),
             None => "not known from one step".to_owned(),

@@ -6,12 +6,13 @@
 //!
 //! # Bounds
 //! Twice `probe_bytes` in the lake, once on the local tier, there within its budget like all other
-//! scratch; [`STREAMS`] pieces of memory.
+//! scratch; nine pieces of 4 MiB of memory.
 //!
 //! # What is left
 //! Nothing: objects and files are removed when the check is over, failed or was stopped, and a tier
-//! that was not there is not there afterwards. A doctor who is killed leaves objects under `probe/`,
-//! which nothing ever reads, and scratch that the next open of the tier removes.
+//! that was not there is not there afterwards. A doctor who is killed leaves objects, or an upload
+//! that was not completed, under `probe/`, which nothing ever reads, and scratch that the next open
+//! of the tier removes.
 
 mod finding;
 mod lake;
