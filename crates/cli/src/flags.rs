@@ -1,9 +1,9 @@
 //! The command line as it is typed. `config` resolves it against the configuration file.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use forebay::{Name, Version};
+use forebay::{Name, Split, Version};
 
 /// Storage for AI training: one engine for a model's whole day.
 ///
@@ -51,6 +51,9 @@ pub enum Verb {
     #[command(subcommand)]
     Archive(Archive),
     Trace(Trace),
+    #[command(subcommand)]
+    Bench(Bench),
+    Doctor(Doctor),
     Clear(Clear),
     Config(Config),
 }
@@ -133,7 +136,7 @@ pub struct Index {
     #[arg(long = "split", value_name = "RULE")]
     pub splits: Vec<String>,
     /// The length of the byte ranges that are brought to a node at once
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
     pub extent_bytes: Option<u64>,
     /// Files looked through at once; the result does not depend on it
     #[arg(long, value_name = "N")]
@@ -282,7 +285,7 @@ pub struct ArchivePublish {
 #[command(after_help = "Example:\n  forebay archive verify day@1 --store forebay-day/lake")]
 pub struct Package {
     /// The package: MODEL or MODEL@VERSION
-    #[arg(value_name = "PACKAGE", value_parser = package)]
+    #[arg(value_name = "PACKAGE", value_parser = versioned)]
     pub package: (Name, Option<Version>),
 }
 
@@ -331,6 +334,93 @@ pub struct TraceOf {
     pub run: Option<Name>,
 }
 
+/// Measure whether an accelerator would wait for its data
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Example:\n  forebay bench feed day-text --compute-ms 20 --store /tmp/lake")]
+pub enum Bench {
+    Feed(BenchFeed),
+}
+
+/// Feed a dataset as a training run would, and say what the accelerator waited for
+///
+/// Takes any dataset of the lake, prepared or indexed, with the feed that the configuration
+/// describes. Without --epochs, --steps and --seconds it ends after one epoch or 30 s, whichever is
+/// first. Ctrl-C ends it too: what was measured until then is printed, and the exit code is 0.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  forebay bench feed photos@2 --batch-size 64 --image jpg=224x224 --compute-ms 50 --ranks 4"
+)]
+pub struct BenchFeed {
+    /// The dataset: NAME or NAME@VERSION
+    #[arg(value_name = "DATASET", value_parser = versioned)]
+    pub dataset: (Name, Option<Version>),
+    /// The split: train or validation
+    #[arg(long, value_name = "SPLIT", default_value = "train", value_parser = split)]
+    pub split: Split,
+    /// Samples of one rank's batch [default: feed.batch_size of the configuration]
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<u32>,
+    /// End after so many epochs
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub epochs: Option<u64>,
+    /// End after so many steps
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: Option<u64>,
+    /// End after so long
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    pub seconds: Option<Duration>,
+    /// Decides the order
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+    /// Take the samples as they are stored
+    #[arg(long)]
+    pub no_shuffle: bool,
+    /// Threads of each rank that assemble batches
+    #[arg(long, value_name = "N")]
+    pub threads: Option<u32>,
+    /// Threads of each rank that bring data to the node ahead
+    #[arg(long, value_name = "N")]
+    pub prefetch_threads: Option<u32>,
+    /// Memory of each rank's batches: bytes, or with KiB, MiB, GiB
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub buffer_bytes: Option<u64>,
+    /// What is brought to the node ahead: bytes, or with KiB, MiB, GiB
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub lookahead_bytes: Option<u64>,
+    /// Simulate an accelerator that computes so long on every batch
+    #[arg(long, value_name = "MS", value_parser = milliseconds)]
+    pub compute_ms: Option<Duration>,
+    /// Simulate so many ranks of one node, each with a feed of its own
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub ranks: u32,
+    /// Decode a column of encoded images, cropped at random to this size as in training; may be
+    /// repeated
+    #[arg(long = "image", value_name = "NAME=WIDTHxHEIGHT", value_parser = image)]
+    pub images: Vec<ImageColumn>,
+}
+
+/// A column of images and the size they are decoded to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageColumn {
+    pub name: String,
+    pub width: u32,
+    pub height: u32,
+}
+
+/// Examine this node, the lake and the local tier, and say what limits throughput
+///
+/// Prints every check with what to do about it. Warnings leave the exit code 0; a failure gives
+/// that of its kind. Writes probes to both tiers and removes them.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  forebay doctor --store s3://bucket/lake --local /mnt/nvme/forebay"
+)]
+pub struct Doctor {
+    /// The size of the probes: bytes, or with KiB, MiB, GiB [default: 64MiB]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub probe_bytes: Option<u64>,
+}
+
 /// Empty the local tier, unless something staged has not reached the lake
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  forebay clear --local forebay-day/local")]
@@ -346,12 +436,48 @@ fn version(text: &str) -> Result<Version, String> {
     number.ok_or_else(|| "versions are 1, 2, 3, …".to_owned())
 }
 
-fn package(text: &str) -> Result<(Name, Option<Version>), String> {
+fn versioned(text: &str) -> Result<(Name, Option<Version>), String> {
     let (name, number) = match text.split_once('@') {
         Some((name, number)) => (name, Some(version(number)?)),
         None => (text, None),
     };
     Ok((Name::new(name).map_err(|error| error.to_string())?, number))
+}
+
+fn split(text: &str) -> Result<Split, String> {
+    match text {
+        "train" => Ok(Split::Train),
+        "validation" => Ok(Split::Validation),
+        _ => Err("splits are train and validation".to_owned()),
+    }
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
+    let with_unit =
+        units.iter().find_map(|&(unit, shift)| Some((text.strip_suffix(unit)?, 1_u64 << shift)));
+    let (number, scale) = with_unit.unwrap_or((text, 1));
+    let bytes = number.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(scale));
+    bytes.ok_or_else(|| "sizes are whole numbers of bytes, or such as 64MiB".to_owned())
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|number| Duration::try_from_secs_f64(number).ok());
+    seconds.filter(|time| !time.is_zero()).ok_or_else(|| "times are numbers above 0".to_owned())
+}
+
+fn milliseconds(text: &str) -> Result<Duration, String> {
+    seconds(text).map(|time| time / 1000)
+}
+
+fn image(text: &str) -> Result<ImageColumn, String> {
+    let parse = || {
+        let (name, size) = text.split_once('=')?;
+        let (width, height) = size.split_once('x')?;
+        let (width, height) = (width.parse().ok()?, height.parse().ok()?);
+        Some(ImageColumn { name: name.to_owned(), width, height })
+    };
+    parse().ok_or_else(|| "say which column and size, as in jpg=224x224".to_owned())
 }
 
 #[cfg(test)]
@@ -376,11 +502,25 @@ mod tests {
     }
 
     #[test]
-    fn packages_are_named_with_or_without_a_version() {
+    fn names_come_with_or_without_a_version() {
         let name = Name::new("day").unwrap();
-        assert_eq!(package("day"), Ok((name.clone(), None)));
-        assert_eq!(package("day@v2"), Ok((name.clone(), Version::new(2))));
-        assert_eq!(package("day@2"), Ok((name, Version::new(2))));
-        assert!(package("day@0").is_err() && package("../x").is_err());
+        assert_eq!(versioned("day"), Ok((name.clone(), None)));
+        assert_eq!(versioned("day@v2"), Ok((name.clone(), Version::new(2))));
+        assert_eq!(versioned("day@2"), Ok((name, Version::new(2))));
+        assert!(versioned("day@0").is_err() && versioned("../x").is_err());
+    }
+
+    #[test]
+    fn sizes_and_times_are_read_as_people_write_them() {
+        assert_eq!(
+            (size("4096"), size("64MiB"), size("2 GiB")),
+            (Ok(4096), Ok(64 << 20), Ok(2 << 30))
+        );
+        assert!(size("-1").is_err() && size("64MB").is_err() && size("99999999TiB").is_err());
+        assert_eq!(milliseconds("1.5"), Ok(Duration::from_micros(1500)));
+        assert!(seconds("0").is_err() && seconds("-1").is_err() && seconds("NaN").is_err());
+        let column = ImageColumn { name: "jpg".into(), width: 320, height: 200 };
+        assert_eq!(image("jpg=320x200"), Ok(column));
+        assert!(image("jpg").is_err() && image("jpg=224").is_err());
     }
 }

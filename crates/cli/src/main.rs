@@ -14,7 +14,7 @@ use forebay::{ErrorKind, Runtime};
 
 use crate::{
     error::CommandError,
-    flags::{Archive, Checkpoint, Flags, Verb},
+    flags::{Archive, Bench, Checkpoint, Flags, Verb},
     printer::Printer,
 };
 
@@ -69,6 +69,8 @@ fn dispatch(context: &Context<'_>, verb: Verb) -> Result<(), CommandError> {
         Verb::Archive(Archive::Restore(flags)) => commands::archive::restore(context, &flags),
         Verb::Archive(Archive::List(flags)) => commands::archive::list(context, &flags),
         Verb::Trace(flags) => commands::trace::run(context, &flags),
+        Verb::Bench(Bench::Feed(flags)) => commands::bench::feed(context, &flags),
+        Verb::Doctor(flags) => commands::doctor::run(context, &flags),
         Verb::Clear(_) => commands::clear::run(context),
         Verb::Config(_) => commands::config::run(context),
     }

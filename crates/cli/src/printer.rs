@@ -187,6 +187,16 @@ pub fn bytes(count: u64) -> String {
     format!("{:.1} {unit}", count as f64 / scale)
 }
 
+/// Bytes per second, for people: in powers of ten, as disks and networks are sold.
+pub fn rate(bytes_per_second: f64) -> String {
+    match bytes_per_second {
+        slow if slow < 1e6 => format!("{:.1} kB/s", slow / 1e3),
+        slow if slow < 1e8 => format!("{:.1} MB/s", slow / 1e6),
+        fast if fast < 1e9 => format!("{:.0} MB/s", fast / 1e6),
+        fast => format!("{:.1} GB/s", fast / 1e9),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -61,6 +61,25 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// A file or directory of this node cannot be used.
+    #[error("cannot use {}", path.display())]
+    Unusable {
+        /// The file or directory.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The doctor found what work will fail at.
+    #[error("{count} of the doctor's checks failed, first: {first}")]
+    Unfit {
+        /// How many.
+        count: usize,
+        /// What the first of them found.
+        first: String,
+        /// What its error stands for.
+        kind: ErrorKind,
+    },
     /// The named object does not exist.
     #[error("{what} does not exist in {store}; {hint}")]
     NotFound {
@@ -105,7 +124,8 @@ impl Error {
             Self::Archive(error) => error.kind(),
             Self::Format(error) => error.kind(),
             Self::Setting { .. } => ErrorKind::Invalid,
-            Self::Home { source, .. } => ErrorKind::of_io(source),
+            Self::Home { source, .. } | Self::Unusable { source, .. } => ErrorKind::of_io(source),
+            Self::Unfit { kind, .. } => *kind,
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Trainer { .. } => ErrorKind::Internal,
             Self::Refused(_) => ErrorKind::Refused,

@@ -25,15 +25,20 @@
 
 pub mod compare;
 pub mod day;
+pub mod doctor;
 mod engine;
 mod error;
 mod evening;
+mod feed_benchmark;
 mod run;
 mod settings;
 
 pub use engine::{Engine, run_record};
 pub use error::Error;
 pub use evening::clear;
+pub use feed_benchmark::{
+    EndedBy, FeedBenchmark, FeedMeasured, Meter, RankMeasured, WaitedSeconds,
+};
 pub use run::{Observer, Run, StepMetrics, Trainer};
 pub use settings::{ArchiveSettings, EvaluateSettings, IndexSettings, PrepareSettings, Settings};
 
@@ -45,7 +50,8 @@ pub use forebay_checkpoint::{
 pub use forebay_evaluate::{Score, Scorer};
 pub use forebay_feed::{
     Batch, Column, ColumnKind, Cursor, Feed, FeedDataset, FeedSettings, FeedStats, ImageSettings,
-    LastBatch, MixBy, MixtureSettings, Next, Padding, TokenCount, TracedSample, WeightChange,
+    LastBatch, MixBy, MixtureSettings, Next, Padding, TokenCount, TracedSample, WaitCause,
+    WeightChange,
 };
 pub use forebay_format::v1::{
     dataset::{DatasetManifest, TokenSchema},

@@ -53,11 +53,20 @@ impl Lake {
     /// [`Error::Unsuited`] when it does not.
     pub fn probed(store: Arc<dyn Store>, runtime: &Runtime) -> Result<Self, Error> {
         let lake = Self::new(store, runtime);
-        match probe::run(&lake, runtime) {
-            Err(error) if error.is_read_only() => {}
-            outcome => outcome?,
-        }
+        lake.probe(runtime)?;
         Ok(lake)
+    }
+
+    /// Checks that the store keeps the promise commits rest on; says whether it lets itself be
+    /// written at all.
+    ///
+    /// # Errors
+    /// [`Error::Unsuited`] when it does not.
+    pub fn probe(&self, runtime: &Runtime) -> Result<bool, Error> {
+        match probe::run(self, runtime) {
+            Err(error) if error.is_read_only() => Ok(false),
+            outcome => outcome.map(|()| true),
+        }
     }
 
     /// Wraps `store` as it is, unprobed.
