@@ -327,7 +327,7 @@ pub struct Trace {
 #[group(required = true, multiple = false)]
 pub struct TraceOf {
     /// The package: MODEL or MODEL@VERSION
-    #[arg(value_name = "PACKAGE", value_parser = package)]
+    #[arg(value_name = "PACKAGE", value_parser = versioned)]
     pub package: Option<(Name, Option<Version>)>,
     /// A run, archived or not
     #[arg(long, value_name = "RUN")]
