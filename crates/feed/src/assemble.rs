@@ -16,7 +16,7 @@ use crate::{
     batch::{Buffer, ColumnBuffer, Pool},
     columns::{ColumnPlan, Columns, Make},
     course::Course,
-    shelf::{OpenExtent, Shelf, Slot},
+    shelf::{Group, OpenExtent, Shelf, Slot},
     source::Source,
     stats::Timeline,
 };
@@ -71,8 +71,9 @@ impl Assembler {
             Ok(wanted) => wanted,
             Err(error) => return Some(Err(error)),
         };
-        let mut groups = wanted.chunk_by(|a, b| a.slot == b.slot);
-        groups.all(|group| self.shelf.holds(group[0].slot)).then(|| self.fill(step, &wanted))
+        self.shelf
+            .holds(groups(&wanted).map(|group| group[0].slot))
+            .then(|| self.fill(step, &wanted))
     }
 
     /// The rows of the step in the order in which they lie.
@@ -100,24 +101,19 @@ impl Assembler {
 
     fn fill(&self, step: u64, wanted: &[Wanted]) -> Result<Assembled, Error> {
         let mut timeline = Timeline::default();
-        let mut extents = Vec::new();
-        // For each row of the batch: its extent's number in `extents`, and where it is wanted from.
-        let mut places: Vec<Option<(usize, &Wanted)>> = vec![None; wanted.len()];
-        for group in wanted.chunk_by(|a, b| a.slot == b.slot) {
-            let needed_until = group.iter().map(|wanted| wanted.needed_until).max().unwrap_or(0);
-            let rows = group.iter().map(|wanted| wanted.row);
-            let slot = group[0].slot;
-            let extent = self.shelf.extent(slot, rows, needed_until, step, &mut timeline)?;
+        let extents = self.shelf.extents(groups(wanted).map(as_group), step, &mut timeline)?;
+        // For each row of the batch: its extent, and where it is wanted from.
+        let mut places: Vec<Option<(&OpenExtent, &Wanted)>> = vec![None; wanted.len()];
+        for (group, extent) in groups(wanted).zip(&extents) {
             for wanted in group {
-                places[wanted.index] = Some((extents.len(), wanted));
+                places[wanted.index] = Some((extent, wanted));
             }
-            extents.push(extent);
         }
         let found: Vec<Found<'_>> = places
             .iter()
             .flatten()
             .map(|(extent, wanted)| Found {
-                extent: &extents[*extent],
+                extent,
                 dataset: wanted.slot.0,
                 row: wanted.row,
                 epoch: wanted.epoch,
@@ -181,6 +177,16 @@ impl Assembler {
         lock(&self.scratches).push(scratch);
         outcome
     }
+}
+
+fn as_group(wanted: &[Wanted]) -> Group<impl Iterator<Item = u32> + Clone> {
+    let needed_until = wanted.iter().map(|wanted| wanted.needed_until).max().unwrap_or(0);
+    Group { slot: wanted[0].slot, rows: wanted.iter().map(|wanted| wanted.row), needed_until }
+}
+
+/// The rows of each extent.
+fn groups(wanted: &[Wanted]) -> impl Iterator<Item = &[Wanted]> + Clone {
+    wanted.chunk_by(|a, b| a.slot == b.slot)
 }
 
 fn lock(scratches: &Mutex<Vec<Scratch>>) -> MutexGuard<'_, Vec<Scratch>> {

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Threads claim steps in order and assemble them side by side; at most `buffer_bytes` of batches
-//! exist at once, so a slow consumer stops them. The state of a feed is its [`Position`]: to open
+//! exist at once, so a slow consumer stops them. They go on when half of that was taken, many
+//! batches at a time: to be woken for each would cost more than to gather one. The state of a feed is its [`Position`]: to open
 //! one anywhere costs the same, because the order is a pure function.
 //!
 //! An error reaches the consumer at the step it belongs to. The position does not move then, and
@@ -71,7 +72,10 @@ struct Shared {
     steps: u64,
     buffer_bytes: u64,
     state: Mutex<State>,
-    changed: Condvar,
+    /// The consumer waits for a batch.
+    delivered: Condvar,
+    /// Threads wait for something to do.
+    freed: Condvar,
 }
 
 struct State {
@@ -87,6 +91,10 @@ struct State {
     ready_bytes: u64,
     /// The largest batch met, or what the sizes of the dataset let expect.
     batch_bytes: u64,
+    /// Threads that wait.
+    idle: u32,
+    /// Whether the consumer waits.
+    awaited: bool,
     stopped: bool,
     panicked: bool,
 }
@@ -168,7 +176,8 @@ impl Feed {
             steps,
             buffer_bytes: settings.buffer_bytes,
             state: Mutex::new(State::at(step, batch_bytes)),
-            changed: Condvar::new(),
+            delivered: Condvar::new(),
+            freed: Condvar::new(),
         });
         let threads = (0..settings.threads)
             .map(|index| {
@@ -256,7 +265,9 @@ impl Feed {
             if patience.is_zero() {
                 return Ok(None);
             }
-            state = self.shared.wait(state, patience.min(PATIENCE));
+            state.awaited = true;
+            state = wait(&self.shared.delivered, state, patience.min(PATIENCE));
+            state.awaited = false;
         }
         let outcome = state.ready.remove(&step).expect("just seen, under the same lock");
         match &outcome {
@@ -266,8 +277,7 @@ impl Feed {
             }
             Err(_) => state.retry(step),
         }
-        drop(state);
-        self.shared.changed.notify_all();
+        self.shared.wake(state);
         Ok(Some(outcome))
     }
 
@@ -383,6 +393,8 @@ impl State {
             ready: BTreeMap::new(),
             ready_bytes: 0,
             batch_bytes,
+            idle: 0,
+            awaited: false,
             stopped: false,
             panicked: false,
         }
@@ -416,8 +428,14 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>, patience: Duration) -> MutexGuard<'a, State> {
-        self.changed.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner).0
+    /// Wakes idle threads if there is enough for them to do.
+    fn wake(&self, state: MutexGuard<'_, State>) {
+        let half_taken = state.ready_bytes <= self.buffer_bytes / 2;
+        let is_due = state.idle > 0 && (half_taken || !state.again.is_empty());
+        drop(state);
+        if is_due {
+            self.freed.notify_all();
+        }
     }
 
     /// Assembles `step` on the consumer's own thread, if no other has begun it and all it needs is
@@ -442,8 +460,7 @@ impl Shared {
             Some(Err(_)) | None => _ = state.again.insert(step),
         }
         let front = state.front();
-        drop(state);
-        self.changed.notify_all();
+        self.wake(state);
         self.pass(front);
         outcome
     }
@@ -458,7 +475,8 @@ impl Shared {
     fn stop(&self) {
         self.lock().stopped = true;
         self.assembler.shelf.stop();
-        self.changed.notify_all();
+        self.delivered.notify_all();
+        self.freed.notify_all();
     }
 
     /// A thread's life.
@@ -474,9 +492,11 @@ impl Shared {
                 state.batch_bytes = state.batch_bytes.max(bytes);
             }
             state.ready.insert(step, outcome);
-            let front = state.front();
+            let (front, awaited) = (state.front(), state.awaited);
             drop(state);
-            self.changed.notify_all();
+            if awaited {
+                self.delivered.notify_all();
+            }
             self.pass(front);
         }
     }
@@ -496,9 +516,19 @@ impl Shared {
                 state.busy.insert(step);
                 return Some(step);
             }
-            state = self.wait(state, PATIENCE);
+            state.idle += 1;
+            state = wait(&self.freed, state, PATIENCE);
+            state.idle -= 1;
         }
     }
+}
+
+fn wait<'a>(
+    condition: &Condvar,
+    state: MutexGuard<'a, State>,
+    patience: Duration,
+) -> MutexGuard<'a, State> {
+    condition.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner).0
 }
 
 /// Tells the consumer when a thread ends by a panic, so that it does not wait for ever.
@@ -507,7 +537,7 @@ struct Farewell<'a>(&'a Shared);
 impl Drop for Farewell<'_> {
     fn drop(&mut self) {
         self.0.lock().panicked |= std::thread::panicking();
-        self.0.changed.notify_all();
+        self.0.delivered.notify_all();
     }
 }
 

@@ -4,8 +4,11 @@
 //! byte that flips on the node's disk is found before a row of it is handed out. A damaged extent
 //! is fetched from the lake again, once; if it is damaged still, the error names it.
 //!
-//! An extent leaves the shelf when no stream needs it any more, so that a file the tier evicted
-//! does not keep its blocks.
+//! An extent that no stream needs any more *rests*: a dataset that fits into the tier needs it again
+//! in the next epoch, and to map and verify it anew costs as much as to read it. At most
+//! [`RESTING_MAX`] rest, none for longer than [`REST_MAX`], and all leave when files come and go in
+//! the tier, so that one which it evicted does not keep its blocks. A byte that flips under a mapping
+//! is found when the extent is mapped next.
 
 use std::{
     collections::HashMap,
@@ -25,18 +28,47 @@ use crate::{
     stats::Timeline,
 };
 
+/// Extents that rest at once at most: each is a mapping, of which a process may have some ten
+/// thousand.
+const RESTING_MAX: usize = 4096;
+/// How long an extent is trusted after nobody needs it any more.
+const REST_MAX: Duration = Duration::from_secs(60);
+/// How often the tier is asked whether its files changed.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
 /// An extent's dataset and its number there.
 pub(crate) type Slot = (usize, u64);
 
 pub(crate) struct Shelf {
     transfer: Transfer,
     sources: Vec<Arc<dyn Source>>,
-    open: Mutex<HashMap<Slot, Arc<OpenExtent>>>,
+    state: Mutex<State>,
     /// Held while a damaged extent is fetched again, so that it is once.
     repair: Mutex<()>,
     stopped: AtomicBool,
     hits: AtomicU64,
     misses: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    open: HashMap<Slot, Arc<OpenExtent>>,
+    /// Each with the time since which nobody needs it.
+    resting: HashMap<Slot, (Arc<OpenExtent>, Duration)>,
+    /// No open extent can be closed before this position.
+    close_at: u64,
+    /// When the tier was asked last, and the changes it knew of.
+    looked: Duration,
+    changes: Option<u64>,
+}
+
+/// Rows that are wanted of one extent.
+#[derive(Clone)]
+pub(crate) struct Group<Rows> {
+    pub slot: Slot,
+    pub rows: Rows,
+    /// The extent is kept open until this run position was passed.
+    pub needed_until: u64,
 }
 
 /// An extent that can be read, and how long it will be.
@@ -58,7 +90,7 @@ impl Shelf {
         Self {
             transfer: transfer.clone(),
             sources: sources.to_vec(),
-            open: Mutex::default(),
+            state: Mutex::default(),
             repair: Mutex::default(),
             stopped: AtomicBool::new(false),
             hits: AtomicU64::new(0),
@@ -66,38 +98,67 @@ impl Shelf {
         }
     }
 
-    /// An extent in which `rows` were verified; kept open until the run position `needed_until` is
-    /// passed.
-    pub(crate) fn extent(
+    /// The extents of all groups, in which their rows were verified.
+    pub(crate) fn extents<Rows: Iterator<Item = u32> + Clone>(
         &self,
-        slot: Slot,
-        rows: impl Iterator<Item = u32> + Clone,
-        needed_until: u64,
+        groups: impl Iterator<Item = Group<Rows>> + Clone,
         step: u64,
         timeline: &mut Timeline,
-    ) -> Result<Arc<OpenExtent>, Error> {
-        let mut extent = match self.opened(slot) {
-            Some(extent) => extent,
-            None => self.open(slot, step, timeline)?,
-        };
-        let start = self.now();
-        if extent.verify(rows.clone()).is_err() {
-            extent = self.repair(slot, Some(&extent), step)?;
-            extent.verify(rows).map_err(|source| damaged(step, &extent.object, source))?;
+    ) -> Result<Vec<Arc<OpenExtent>>, Error> {
+        let mut extents = Vec::new();
+        let mut start = self.now();
+        let open = self.opened(groups.clone().map(|group| group.slot));
+        for (Group { slot, rows, needed_until }, open) in groups.zip(open) {
+            let mut extent = match open {
+                Some(extent) => extent,
+                None => self.open(slot, step, &mut start, timeline)?,
+            };
+            if extent.verify(rows.clone()).is_err() {
+                extent = self.repair(slot, Some(&extent), step)?;
+                extent.verify(rows).map_err(|source| damaged(step, &extent.object, source))?;
+            }
+            extent.needed_until.fetch_max(needed_until, Ordering::Relaxed);
+            extents.push(extent);
         }
         timeline.add(WaitCause::Local, start, self.now());
-        extent.needed_until.fetch_max(needed_until, Ordering::Relaxed);
-        Ok(extent)
+        Ok(extents)
     }
 
-    /// Whether an extent is open.
-    pub(crate) fn holds(&self, slot: Slot) -> bool {
-        self.lock().contains_key(&slot)
+    /// The extent of one verified row, kept open.
+    pub(crate) fn extent_of(
+        &self,
+        slot: Slot,
+        row: u32,
+        step: u64,
+    ) -> Result<Arc<OpenExtent>, Error> {
+        let group = Group { slot, rows: std::iter::once(row), needed_until: u64::MAX };
+        let extents = self.extents(std::iter::once(group), step, &mut Timeline::default())?;
+        Ok(extents.into_iter().next().expect("one for each group"))
     }
 
-    /// Closes what nobody needs at `position` or later.
+    /// Whether all these extents are open.
+    pub(crate) fn holds(&self, mut slots: impl Iterator<Item = Slot>) -> bool {
+        let state = self.lock();
+        slots.all(|slot| state.find(slot).is_some())
+    }
+
+    /// Lays to rest what nobody needs at `position` or later.
     pub(crate) fn close_before(&self, position: u64) {
-        self.lock().retain(|_, extent| extent.needed_until.load(Ordering::Relaxed) >= position);
+        let mut state = self.lock();
+        let now = self.now();
+        if now.saturating_sub(state.looked) >= LOOK_EVERY {
+            state.looked = now;
+            // A tier that cannot tell may have changed.
+            let changes = self.transfer.local().cache_changes().ok();
+            if changes.is_none() || changes != state.changes {
+                state.resting.clear();
+            }
+            state.changes = changes;
+            state.resting.retain(|_, (_, since)| now.saturating_sub(*since) <= REST_MAX);
+        }
+        if position >= state.close_at {
+            state.rest_before(position, now);
+        }
     }
 
     /// Stops downloads that are under way.
@@ -114,38 +175,44 @@ impl Shelf {
         self.transfer.runtime().elapsed()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Slot, Arc<OpenExtent>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn opened(&self, slot: Slot) -> Option<Arc<OpenExtent>> {
-        self.lock().get(&slot).cloned()
+    /// Those of `slots` that are open or rest.
+    fn opened(&self, slots: impl Iterator<Item = Slot>) -> Vec<Option<Arc<OpenExtent>>> {
+        let mut state = self.lock();
+        slots.map(|slot| state.wake(slot, &self.hits)).collect()
     }
 
+    /// Opens an extent. What went by since `start`, but for the time that the lake took, was the
+    /// local tier's.
     fn open(
         &self,
         slot: Slot,
         step: u64,
+        start: &mut Duration,
         timeline: &mut Timeline,
     ) -> Result<Arc<OpenExtent>, Error> {
-        let start = self.now();
         let object = self.sources[slot.0].object(slot.1).map_err(unread(step))?;
         let (file, counter) = match self.transfer.cached(&object).map_err(unread(step))? {
             Some(file) => (file, &self.hits),
             None => {
+                // It may need the room of what rests.
+                self.lock().resting.clear();
+                let asked = self.now();
+                timeline.add(WaitCause::Local, *start, asked);
                 let file = self.transfer.fetch_unless(&object, &self.stopped);
-                timeline.add(WaitCause::Lake, start, self.now());
+                *start = self.now();
+                timeline.add(WaitCause::Lake, asked, *start);
                 (file.map_err(unread(step))?, &self.misses)
             }
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        let mapping = self.now();
-        let extent = match self.read(slot, object, file, step)? {
-            Ok(extent) => self.keep(slot, extent),
-            Err(_) => self.repair(slot, None, step)?,
-        };
-        timeline.add(WaitCause::Local, mapping, self.now());
-        Ok(extent)
+        match self.read(slot, object, file, step)? {
+            Ok(extent) => Ok(self.lock().keep(slot, Arc::new(extent))),
+            Err(_) => self.repair(slot, None, step),
+        }
     }
 
     fn read(
@@ -159,11 +226,6 @@ impl Shelf {
         Ok(rows.map(|rows| OpenExtent { rows, object, needed_until: AtomicU64::new(0) }))
     }
 
-    /// If two threads opened the same extent, both go on with the first one's.
-    fn keep(&self, slot: Slot, extent: OpenExtent) -> Arc<OpenExtent> {
-        self.lock().entry(slot).or_insert_with(|| Arc::new(extent)).clone()
-    }
-
     /// Fetches a damaged extent again, unless another thread just did: then the one that is open is
     /// not the one that was found `damaged`.
     fn repair(
@@ -174,7 +236,7 @@ impl Shelf {
     ) -> Result<Arc<OpenExtent>, Error> {
         let _guard = self.repair.lock().unwrap_or_else(PoisonError::into_inner);
         let other = |open: &Arc<OpenExtent>| found.is_none_or(|one| !Arc::ptr_eq(one, open));
-        if let Some(current) = self.opened(slot).filter(other) {
+        if let Some(current) = self.lock().open.get(&slot).cloned().filter(other) {
             return Ok(current);
         }
         let object = self.sources[slot.0].object(slot.1).map_err(unread(step))?;
@@ -184,8 +246,43 @@ impl Shelf {
             .map_err(|source| damaged(step, &object, source))?;
         // In the place of the damaged one, which another thread may have opened again meanwhile.
         let extent = Arc::new(extent);
-        self.lock().insert(slot, extent.clone());
-        Ok(extent)
+        let mut state = self.lock();
+        state.open.remove(&slot);
+        Ok(state.keep(slot, extent))
+    }
+}
+
+impl State {
+    fn find(&self, slot: Slot) -> Option<&Arc<OpenExtent>> {
+        self.open.get(&slot).or_else(|| self.resting.get(&slot).map(|(extent, _)| extent))
+    }
+
+    /// An extent that is open, or was until it is woken here.
+    fn wake(&mut self, slot: Slot, hits: &AtomicU64) -> Option<Arc<OpenExtent>> {
+        if let Some(extent) = self.open.get(&slot) {
+            return Some(extent.clone());
+        }
+        let (extent, _) = self.resting.remove(&slot)?;
+        hits.fetch_add(1, Ordering::Relaxed);
+        Some(self.keep(slot, extent))
+    }
+
+    /// If two threads opened the same extent, both go on with the first one's.
+    fn keep(&mut self, slot: Slot, extent: Arc<OpenExtent>) -> Arc<OpenExtent> {
+        self.close_at = 0;
+        self.open.entry(slot).or_insert(extent).clone()
+    }
+
+    fn rest_before(&mut self, position: u64, now: Duration) {
+        for (slot, extent) in
+            self.open.extract_if(|_, extent| extent.needed_until.load(Ordering::Relaxed) < position)
+        {
+            if self.resting.len() < RESTING_MAX {
+                self.resting.insert(slot, (extent, now));
+            }
+        }
+        let needed = self.open.values().map(|extent| extent.needed_until.load(Ordering::Relaxed));
+        self.close_at = needed.min().map_or(u64::MAX, |needed_until| needed_until + 1);
     }
 }
 

@@ -20,7 +20,6 @@ use crate::{
     mixture::by_samples,
     shelf::Shelf,
     source::{Indexed, Prepared, Source},
-    stats::Timeline,
 };
 
 /// A sample of a step, and what it was made of.
@@ -131,8 +130,7 @@ impl<'a> Tracer<'a> {
             Self::Indexed { source, name, shelf, step } => {
                 let unread = |error| Error::Read { step: *step, source: Box::new(error) };
                 let ((entry, _, number), row) = source.located(place).map_err(unread)?;
-                let (slot, rows) = ((0, number), std::iter::once(row));
-                let open = shelf.extent(slot, rows, u64::MAX, *step, &mut Timeline::default())?;
+                let open = shelf.extent_of((0, number), row, *step)?;
                 let origin = Origin {
                     source: entry.file.to_string(),
                     record: u64::from(row),
@@ -168,8 +166,7 @@ struct PreparedTracer<'a> {
 impl PreparedTracer<'_> {
     fn sample(&mut self, shard: u32, row: u32) -> Result<TracedSample, Error> {
         let entry = self.source.shards().get(shard).map_err(|source| self.unread(source))?;
-        let (slot, rows) = ((0, u64::from(shard)), std::iter::once(row));
-        let open = self.shelf.extent(slot, rows, u64::MAX, self.step, &mut Timeline::default())?;
+        let open = self.shelf.extent_of((0, u64::from(shard)), row, self.step)?;
         let origins = self.origin(shard, &entry)?;
         let spans = origins.row(row);
         let origins =

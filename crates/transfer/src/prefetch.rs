@@ -102,6 +102,8 @@ struct Progress {
     at: u64,
     /// First position and bytes of every admitted need that the consumer has not reached.
     ahead: Vec<(u64, u64)>,
+    /// The first position that a thread waits for.
+    awaited: u64,
 }
 
 impl Progress {
@@ -124,7 +126,7 @@ impl Prefetcher {
             needs: Mutex::new(plan.clone().needs(from)),
             plan,
             settings,
-            progress: Mutex::new(Progress { at: from, ahead: Vec::new() }),
+            progress: Mutex::new(Progress { at: from, ahead: Vec::new(), awaited: u64::MAX }),
             advanced: Condvar::new(),
             stopped: AtomicBool::new(false),
             ready: AtomicU64::new(0),
@@ -151,9 +153,13 @@ impl Prefetcher {
         }
         let mut progress = self.shared.lock();
         progress.at = progress.at.max(position);
-        let at = progress.at;
+        let (at, before) = (progress.at, progress.ahead.len());
         progress.ahead.retain(|&(first, _)| first > at);
-        self.shared.advanced.notify_all();
+        // A consumer advances thousands of times a second, and threads wait for few of them.
+        if progress.ahead.len() < before || at >= progress.awaited {
+            progress.awaited = u64::MAX;
+            self.shared.advanced.notify_all();
+        }
     }
 
     /// What it did so far.
@@ -203,11 +209,17 @@ impl Shared {
         self.stopped.load(Ordering::SeqCst) || self.transfer.runtime().check().is_err()
     }
 
-    /// Waits for news of the consumer; false when the work is over.
-    fn wait<'a>(&self, progress: MutexGuard<'a, Progress>) -> Option<MutexGuard<'a, Progress>> {
+    /// Waits until the consumer is at `position` or has reached something that landed; nothing
+    /// when the work is over.
+    fn wait<'a>(
+        &self,
+        mut progress: MutexGuard<'a, Progress>,
+        position: u64,
+    ) -> Option<MutexGuard<'a, Progress>> {
         if self.stopping() {
             return None;
         }
+        progress.awaited = progress.awaited.min(position);
         let woken = self.advanced.wait_timeout(progress, PATIENCE);
         Some(woken.unwrap_or_else(PoisonError::into_inner).0)
     }
@@ -224,7 +236,7 @@ impl Shared {
             Some(Ok(need)) => self.admit(&need) && self.land(&need),
             Some(Err(_)) => {
                 self.failed.fetch_add(1, Ordering::Relaxed);
-                self.wait(self.lock()).is_some()
+                self.wait(self.lock(), u64::MAX).is_some()
             }
         }
     }
@@ -241,7 +253,7 @@ impl Shared {
                 progress.ahead.push((need.first, bytes));
                 return !self.stopping();
             }
-            match self.wait(progress) {
+            match self.wait(progress, need.first) {
                 Some(woken) => progress = woken,
                 None => return false,
             }
@@ -274,7 +286,8 @@ impl Shared {
                     return true;
                 }
                 Ok(None) => {
-                    if self.wait(self.lock()).is_none() {
+                    // The nearer it is, the more may go for it.
+                    if self.wait(self.lock(), at + distance.div_ceil(8)).is_none() {
                         return false;
                     }
                 }
