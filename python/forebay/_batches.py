@@ -11,7 +11,6 @@ which its consumer received last, however far the stages are ahead.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -38,8 +37,7 @@ class Ragged(NamedTuple):
     offsets: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """One batch with what it is: its step, its epoch, and its samples' identities (16 bytes each)."""
 
     step: int
@@ -74,6 +72,31 @@ def sample_ids(ids: Any) -> list[str]:
     return [text[start : start + 32] for start in range(0, len(text), 32)]
 
 
+class AsNumpy:
+    """Columns as arrays of numpy."""
+
+    def column(self, column: _forebay.Column) -> Any:
+        array = np.asarray(column)
+        return array if array.flags.aligned else array.copy()
+
+    def array(self, array: Any) -> Any:
+        return array
+
+
+class AsTorch:
+    """Columns as tensors of PyTorch, which takes a DLPack capsule up sooner than an array."""
+
+    def __init__(self) -> None:
+        import torch
+        from torch.utils import dlpack
+
+        self.array = torch.from_numpy
+        self._take_up = dlpack.from_dlpack
+
+    def column(self, column: _forebay.Column) -> Any:
+        return self._take_up(column.dlpack())
+
+
 class Arrays:
     """The first stage: the engine's columns as arrays over its memory, without a copy."""
 
@@ -82,11 +105,11 @@ class Arrays:
         native: _forebay.Feed,
         columns: list[str] | None,
         known: list[str],
-        wrap: Callable[[Any], Any] | None,
+        output: AsNumpy | AsTorch,
     ) -> None:
         self._native = native
         self._wanted = _checked_columns(columns, known)
-        self._wrap = wrap
+        self._output = output
 
     def next(self) -> Delivery | None:
         native = self._native.next()
@@ -94,39 +117,33 @@ class Arrays:
             return None
         arrays: Batch = {}
         for column in native.columns():
-            if self._wanted is None or column.name in self._wanted:
-                arrays[column.name] = self._column(column)
+            name = column.name
+            if self._wanted is None or name in self._wanted:
+                arrays[name] = self._column(column)
         if self._wanted is not None and ID in self._wanted:
             # A copy, so that it can be written like every other column.
             ids = np.frombuffer(bytearray(native.ids), np.uint8).reshape(-1, 16)
-            arrays[ID] = self._wrapped(ids)
-        after = Cursor(*native.after)
-        return Delivery(native.step, native.epoch, native.ids, arrays, after)
+            arrays[ID] = self._output.array(ids)
+        return Delivery(native.step, native.epoch, native.ids, arrays, Cursor(*native.after))
 
     def _column(self, column: _forebay.Column) -> Any:
         """An array; a :class:`Ragged`; or a list of arrays (bytes) or of ``str`` (text)."""
-        values, offsets = _array(column), column.offsets
-        if column.kind in ("dense", "padded") or offsets is None:
-            return self._wrapped(values)
-        if column.kind == "ragged":
-            return Ragged(self._wrapped(values), self._wrapped(np.asarray(offsets, np.int64)))
+        kind = column.kind
+        if kind in ("dense", "padded"):
+            return self._output.column(column)
+        offsets = column.offsets or [0]
+        if kind == "ragged":
+            starts = self._output.array(np.asarray(offsets, np.int64))
+            return Ragged(self._output.column(column), starts)
         rows = list(zip(offsets, offsets[1:]))
-        if column.kind == "text":
-            whole = values.tobytes()
+        if kind == "text":
+            whole = np.asarray(column).tobytes()
             return [whole[start:end].decode() for start, end in rows]
-        wrapped = self._wrapped(values)
-        return [wrapped[start:end] for start, end in rows]
-
-    def _wrapped(self, array: Any) -> Any:
-        return array if self._wrap is None else self._wrap(array)
+        values = self._output.column(column)
+        return [values[start:end] for start, end in rows]
 
     def close(self) -> None:
         self._native.close()
-
-
-def _array(column: _forebay.Column) -> Any:
-    array = np.asarray(column)
-    return array if array.flags.aligned else array.copy()
 
 
 def _checked_columns(columns: list[str] | None, known: list[str]) -> frozenset[str] | None:

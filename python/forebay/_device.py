@@ -8,7 +8,6 @@ does not.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from ._ahead import OneAhead
@@ -86,7 +85,7 @@ class OnGpu:
         with self._torch.cuda.stream(self._stream):
             batch: Batch = {name: self._copy(value) for name, value in delivery.batch.items()}
             copied = self._stream.record_event()
-        return replace(delivery, batch=batch), copied
+        return delivery._replace(batch=batch), copied
 
     def _copy(self, value: Any) -> Any:
         """A tensor on the device, and those in lists and tuples; anything else as it is."""

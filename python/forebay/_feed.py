@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import numpy as np
 
 from . import _forebay
-from ._batches import ID, Arrays, Batch, Delivery, Source, Transform, sample_ids
+from ._batches import (
+    ID,
+    Arrays,
+    AsNumpy,
+    AsTorch,
+    Batch,
+    Delivery,
+    Source,
+    Transform,
+    sample_ids,
+)
 from ._device import to_device
 from ._errors import InvalidError
 from ._mixture import MixBy, Weight, parse_mixture
@@ -96,9 +106,9 @@ class Feed:
         self._source: Source | None = self._pipeline()
 
     def _pipeline(self) -> Source:
-        wrap = _wrapper(self._output, self._device)
+        form = _form(self._output, self._device)
         known = list(self._about["columns"])
-        source: Source = Arrays(self._native, self._columns, known, wrap)
+        source: Source = Arrays(self._native, self._columns, known, form)
         if self._transform is not None:
             source = Transformed(source, self._transform, self._transform_threads)
         if self._device is not None:
@@ -404,7 +414,7 @@ def feed(
         "prefetch_threads": prefetch_threads,
     }
     settings.update({name: value for name, value in chosen.items() if value is not None})
-    _wrapper(output, device)
+    _form(output, device)
     engine = open_engine(lake, local, local_budget)
     if columns is not None:
         # What nobody asked for is neither decoded nor copied.
@@ -481,21 +491,20 @@ def _bytes(setting: str, value: int | str | None) -> int | None:
     return None if value is None else parse_bytes(setting, value)
 
 
-def _wrapper(output: Output | None, device: str | None) -> Any:
-    """What makes the consumer's arrays of numpy's: ``None`` leaves them."""
+def _form(output: Output | None, device: str | None) -> AsNumpy | AsTorch:
+    """What the consumer's arrays are."""
     if output == "numpy":
         if device is not None and device != "cpu":
             raise InvalidError(f"output is 'numpy', which has no device {device!r}")
-        return None
+        return AsNumpy()
     if output not in (None, "torch"):
         raise InvalidError(f"output is {output!r}; choose 'torch' or 'numpy'")
     try:
-        import torch
+        return AsTorch()
     except ImportError as error:
         if output is None and device is None:
-            return None
+            return AsNumpy()
         raise InvalidError(f"output is 'torch', which is not installed: {error}") from error
-    return torch.from_numpy
 
 
 def epoch_of(feed: Feed) -> Iterator[Batch]:

@@ -10,7 +10,6 @@ Threads are daemons: a transform that hangs does not keep the process from endin
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 
 from ._batches import Delivery, Source, Transform
 from ._errors import InvalidError
@@ -108,7 +107,7 @@ class Transformed:
             return _noted(ended, delivery)
         except BaseException as error:
             return _noted(error, delivery)
-        return replace(delivery, batch=batch)
+        return delivery._replace(batch=batch)
 
     def _put(self, number: int, outcome: Delivery | BaseException | None) -> None:
         with self._changed:

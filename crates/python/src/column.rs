@@ -13,7 +13,7 @@ use pyo3::{
     types::{PyDict, PyTuple},
 };
 
-use crate::process::Owned;
+use crate::{dlpack, process::Owned};
 
 /// One column of a batch: memory of its own until the last array over it is gone.
 #[pyclass(frozen, module = "forebay._forebay")]
@@ -33,10 +33,10 @@ pub struct Column {
     offsets: Option<Vec<i64>>,
     address: NonNull<u8>,
     /// Keeps the memory at `address`. In a forked child the pool it returns to may be locked for ever.
-    _batch: Arc<Owned<forebay::Batch>>,
+    batch: Arc<Owned<forebay::Batch>>,
 }
 
-// SAFETY: `address` is never read or written here, only told to numpy; `_batch` owns what lies there
+// SAFETY: `address` is never read or written here, only told to numpy; `batch` owns what lies there
 // and frees it from any thread.
 unsafe impl Send for Column {}
 // SAFETY: as above: nothing of a column changes.
@@ -62,7 +62,7 @@ impl Column {
                 dtype,
                 offsets,
                 address,
-                _batch: batch.clone(),
+                batch: batch.clone(),
             })
             .collect()
     }
@@ -116,5 +116,11 @@ impl Column {
         interface.set_item("shape", PyTuple::new(py, &self.shape)?)?;
         interface.set_item("typestr", self.dtype)?;
         Ok(interface)
+    }
+
+    /// A DLPack capsule over the same memory, to be taken up once.
+    fn dlpack(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let (owner, address) = (self.batch.clone(), self.address.as_ptr());
+        dlpack::export(py, owner, address, &self.shape, self.dtype)
     }
 }

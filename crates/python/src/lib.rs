@@ -13,6 +13,7 @@
 
 mod batch;
 mod column;
+mod dlpack;
 mod engine;
 mod errors;
 mod feed;
