@@ -98,6 +98,41 @@ fn a_budget_that_cannot_work_is_refused_at_once() {
     assert!(error.unwrap_err().to_string().contains("501 samples does not fit"));
 }
 
+/// The cached files this process has mapped, and how many of them are gone from the tier.
+#[cfg(target_os = "linux")]
+fn mapped(tiers: &TempTiers) -> (usize, usize) {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let cache = tiers.local_path().join("cache").display().to_string();
+    let mapped: Vec<&str> = maps.lines().filter(|line| line.contains(&cache)).collect();
+    (mapped.len(), mapped.iter().filter(|line| line.ends_with("(deleted)")).count())
+}
+
+/// A dataset that fits is mapped once, and a file that the tier gave up keeps no blocks.
+#[test]
+#[cfg(target_os = "linux")]
+fn extents_rest_between_epochs_until_the_tier_changes() {
+    let tiers = TempTiers::new(1 << 20);
+    let published = publish(&tiers.lake, ROWS, 10);
+    let mut feed = open(&tiers.transfer(), &published, &settings(), Rank::ALONE, 0);
+    take(&mut feed, 41);
+    // Once nothing lands any more, an epoch gathers them all.
+    let all_rest = (0..4000).any(|_| {
+        take(&mut feed, 1);
+        tiers.runtime.sleep(Duration::from_millis(1)).unwrap();
+        mapped(&tiers) == (published.shards.len(), 0)
+    });
+    assert!(all_rest, "{:?}", mapped(&tiers));
+    let digest = published.shards[7].digest;
+    assert!(tiers.local.evict(digest).unwrap());
+    assert_eq!(mapped(&tiers).1, 1);
+    let all_there = (0..4000).any(|_| {
+        take(&mut feed, 1);
+        tiers.runtime.sleep(Duration::from_millis(1)).unwrap();
+        mapped(&tiers).1 == 0
+    });
+    assert!(all_there, "{:?}", mapped(&tiers));
+}
+
 /// The error's whole chain in one line.
 fn chain(error: &dyn std::error::Error) -> String {
     match error.source() {

@@ -10,7 +10,7 @@ use std::{
     ops::{Range, RangeInclusive},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -56,6 +56,8 @@ struct OpenExtent {
     content: CachedFile,
     rows: Box<dyn Rows>,
     verified: Box<[AtomicBool]>,
+    /// How many of them are not.
+    unverified: AtomicUsize,
 }
 
 impl Indexed {
@@ -183,8 +185,10 @@ impl OpenExtent {
             )
             .into());
         }
-        let verified = entry.blocks_crc32c.iter().map(|_| AtomicBool::new(false)).collect();
-        let open = Self { entry, content: file, rows, verified };
+        let verified: Box<[AtomicBool]> =
+            entry.blocks_crc32c.iter().map(|_| AtomicBool::new(false)).collect();
+        let unverified = AtomicUsize::new(verified.len());
+        let open = Self { entry, content: file, rows, verified, unverified };
         open.rows.framing(&open.content).into_iter().try_for_each(|range| open.check(range))?;
         Ok(open)
     }
@@ -207,7 +211,9 @@ impl OpenExtent {
                     format!("block {block} does not have the checksum its index lists").into()
                 );
             }
-            verified.store(true, Ordering::Release);
+            if !verified.swap(true, Ordering::AcqRel) {
+                self.unverified.fetch_sub(1, Ordering::AcqRel);
+            }
         }
         Ok(())
     }
@@ -215,6 +221,9 @@ impl OpenExtent {
 
 impl Extent for OpenExtent {
     fn verify(&self, row: u32) -> Result<(), Damage> {
+        if self.unverified.load(Ordering::Acquire) == 0 {
+            return Ok(());
+        }
         self.check(self.rows.place(&self.content, row))
     }
 
