@@ -9,7 +9,7 @@ type. Threads in Rust do what worker processes do elsewhere.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch.utils.data
@@ -40,7 +40,10 @@ class DataLoader:
     drop_last = True
 
     def __init__(
-        self, lake: str | os.PathLike[str], dataset: str, **options: Any
+        self,
+        lake: str | os.PathLike[str],
+        dataset: str | Mapping[str, Any],
+        **options: Any,
     ) -> None:
         if "epochs" in options:
             raise TypeError("each iteration is one epoch: leave `epochs` to the training loop")
@@ -111,7 +114,7 @@ class IterableDataset(torch.utils.data.IterableDataset[Batch]):
     def __init__(
         self,
         lake: str | os.PathLike[str] = "",
-        dataset: str = "",
+        dataset: str | Mapping[str, Any] = "",
         *,
         loader: DataLoader | None = None,
         **options: Any,

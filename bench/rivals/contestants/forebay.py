@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import forebay
+import forebay.torch
 
 import workloads as w
 
@@ -43,25 +44,28 @@ def write_parquet(source: Path, target: Path) -> None:
 
 
 class Feed:
+    """One epoch for each iteration, as the harness asks for."""
+
     def __init__(self, workload, target: Path, state):
         self.workload = workload
         options = {}
         if workload.name == w.IMAGES:
             options = {"images": {"jpg": {"size": [w.IMAGE_PIXELS, w.IMAGE_PIXELS], "dtype": "U8"}}}
-        self.feed = forebay.feed(
+        self.loader = forebay.torch.DataLoader(
             str(target / "lake"),
             workload.name,
             split="train",
             batch_size=workload.batch_size,
             seed=w.SEED,
             local=str(target / "local"),
+            last_batch="short",
             **options,
         )
         if state:
-            self.feed.load_state_dict(state)
+            self.loader.load_state_dict(state)
 
     def __iter__(self):
-        for batch in self.feed:
+        for batch in self.loader:
             if self.workload.name == w.TOKENS:
                 yield batch["tokens"]
             elif self.workload.name == w.IMAGES:
@@ -70,7 +74,10 @@ class Feed:
                 yield batch["bin"][0]
 
     def state(self, batches: int):
-        return self.feed.state_dict()
+        return self.loader.state_dict()
+
+    def close(self):
+        self.loader.close()
 
 
 def open_feed(workload, target: Path, state=None):
