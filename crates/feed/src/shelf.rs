@@ -7,7 +7,8 @@
 //! An extent that no stream needs any more *rests*: a dataset that fits into the tier needs it again
 //! in the next epoch, and to map and verify it anew costs as much as to read it. At most
 //! [`RESTING_MAX`] rest, none for longer than [`REST_MAX`], and all leave when files come and go in
-//! the tier, so that one which it evicted does not keep its blocks. A byte that flips under a mapping
+//! the tier, so that one which it evicted does not keep its blocks; what was opened before that does
+//! not rest any more. A byte that flips under a mapping
 //! is found when the extent is mapped next.
 
 use std::{
@@ -60,6 +61,8 @@ struct State {
     /// When the tier was asked last, and the changes it knew of.
     looked: Duration,
     changes: Option<u64>,
+    /// How often they were found to be others.
+    era: u64,
 }
 
 /// Rows that are wanted of one extent.
@@ -75,6 +78,8 @@ pub(crate) struct Group<Rows> {
 pub(crate) struct OpenExtent {
     pub rows: Box<dyn Extent>,
     pub object: Object,
+    /// The shelf's era before its file was mapped.
+    era: u64,
     /// The last run position at which a stream that met it needs it.
     needed_until: AtomicU64,
 }
@@ -152,6 +157,7 @@ impl Shelf {
             let changes = self.transfer.local().cache_changes().ok();
             if changes.is_none() || changes != state.changes {
                 state.resting.clear();
+                state.era += 1;
             }
             state.changes = changes;
             state.resting.retain(|_, (_, since)| now.saturating_sub(*since) <= REST_MAX);
@@ -195,6 +201,7 @@ impl Shelf {
         timeline: &mut Timeline,
     ) -> Result<Arc<OpenExtent>, Error> {
         let object = self.sources[slot.0].object(slot.1).map_err(unread(step))?;
+        let era = self.lock().era;
         let (file, counter) = match self.transfer.cached(&object).map_err(unread(step))? {
             Some(file) => (file, &self.hits),
             None => {
@@ -209,7 +216,7 @@ impl Shelf {
             }
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        match self.read(slot, object, file, step)? {
+        match self.read(slot, object, file, era, step)? {
             Ok(extent) => Ok(self.lock().keep(slot, Arc::new(extent))),
             Err(_) => self.repair(slot, None, step),
         }
@@ -220,10 +227,11 @@ impl Shelf {
         slot: Slot,
         object: Object,
         file: CachedFile,
+        era: u64,
         step: u64,
     ) -> Result<Result<OpenExtent, Damage>, Error> {
         let rows = self.sources[slot.0].open(slot.1, file).map_err(unread(step))?;
-        Ok(rows.map(|rows| OpenExtent { rows, object, needed_until: AtomicU64::new(0) }))
+        Ok(rows.map(|rows| OpenExtent { rows, object, era, needed_until: AtomicU64::new(0) }))
     }
 
     /// Fetches a damaged extent again, unless another thread just did: then the one that is open is
@@ -240,9 +248,10 @@ impl Shelf {
             return Ok(current);
         }
         let object = self.sources[slot.0].object(slot.1).map_err(unread(step))?;
+        let era = self.lock().era;
         let file = self.transfer.refetch(&object).map_err(unread(step))?;
         let extent = self
-            .read(slot, object.clone(), file, step)?
+            .read(slot, object.clone(), file, era, step)?
             .map_err(|source| damaged(step, &object, source))?;
         // In the place of the damaged one, which another thread may have opened again meanwhile.
         let extent = Arc::new(extent);
@@ -277,7 +286,7 @@ impl State {
         for (slot, extent) in
             self.open.extract_if(|_, extent| extent.needed_until.load(Ordering::Relaxed) < position)
         {
-            if self.resting.len() < RESTING_MAX {
+            if extent.era == self.era && self.resting.len() < RESTING_MAX {
                 self.resting.insert(slot, (extent, now));
             }
         }
