@@ -16,7 +16,7 @@ PACKAGES = ("forebay", "torch")
 SETTINGS = {
     w.TOKENS: "feed over indexed Parquet rows in a local lake, no worker processes",
     w.IMAGES: "feed over an index of WebDataset's tars, decode in 2 threads, no worker processes",
-    w.BLOBS: "feed over an index of WebDataset's tars, no worker processes",
+    w.BLOBS: "feed over an index of WebDataset's tars, room for 4 blobs, no worker processes",
 }
 RESUME = "state"
 
@@ -51,6 +51,8 @@ class Feed:
         options = {}
         if workload.name == w.IMAGES:
             options = {"images": {"jpg": {"size": [w.IMAGE_PIXELS, w.IMAGE_PIXELS], "dtype": "U8"}}}
+        elif workload.name == w.BLOBS:
+            options = {"buffer_bytes": 4 * w.BLOB_BYTES}
         self.loader = forebay.torch.DataLoader(
             str(target / "lake"),
             workload.name,
