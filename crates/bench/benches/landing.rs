@@ -15,10 +15,10 @@ use std::{
     time::Duration,
 };
 
-use forebay_bench::{Bench, Scratch, Work, anonymous_bytes};
+use forebay_bench::{Bench, Scratch, Work};
 use forebay_lake::{Lake, Purpose};
 use forebay_local::LocalTier;
-use forebay_testing::S3Server;
+use forebay_testing::{S3Server, anonymous_bytes};
 use forebay_transfer::{Object, Transfer};
 use forebay_types::{Digest, Key};
 

@@ -10,7 +10,7 @@ mod dataset;
 use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 
 use dataset::{Shape, publish_part};
-use forebay_bench::{Bench, Scratch, Work, anonymous_bytes};
+use forebay_bench::{Bench, Scratch, Work};
 use forebay_feed::{Feed, FeedDataset, FeedSettings, Order};
 use forebay_format::{
     record,
@@ -18,6 +18,7 @@ use forebay_format::{
 };
 use forebay_lake::{Lake, Purpose};
 use forebay_local::LocalTier;
+use forebay_testing::anonymous_bytes;
 use forebay_transfer::{Transfer, dataset::open_dataset};
 use forebay_types::{Position, Rank, Split};
 

@@ -75,15 +75,6 @@ impl Bench {
     }
 }
 
-/// This process's memory that no file stands behind; 0 where the system does not tell.
-#[must_use]
-pub fn anonymous_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
-}
-
 fn variable<T: FromStr<Err: Display>>(name: &str, default: T) -> T {
     let Ok(text) = std::env::var(name) else { return default };
     text.parse().unwrap_or_else(|error| panic!("{name}={text} is no number: {error}"))

@@ -5,23 +5,14 @@
 
 mod support;
 
-use std::fs;
-
 use forebay_feed::FeedSettings;
-use forebay_testing::TempTiers;
+use forebay_testing::{TempTiers, anonymous_bytes};
 use forebay_types::Rank;
 use support::{open, publish, settings};
 
 const MIB: u64 = 1 << 20;
 const BUFFER_BYTES: u64 = 4 * MIB;
 const EPOCHS: usize = 10;
-
-/// What no file stands behind: mapped shards are the page cache.
-fn anonymous_bytes() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
-}
 
 /// 24 MiB an epoch through a tier that holds a third of them, three times the bound in ten epochs.
 #[test]

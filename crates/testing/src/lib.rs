@@ -3,6 +3,7 @@
 //! - [`TempTiers`]: a lake and a local tier in a directory that goes with the test.
 //! - [`FaultStore`]: a store that fails when it is told to, in the ways real ones do.
 //! - [`S3Server`]: a real S3 server on loopback, and [`FaultProxy`], a bad network before it.
+//! - [`anonymous_bytes`]: how much memory this process takes.
 //! - [`lake_contract`]: what every engine must do, as one suite.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
@@ -10,12 +11,14 @@
 mod contract;
 mod fault;
 mod fault_proxy;
+mod memory;
 mod s3_server;
 mod tiers;
 
 pub use contract::lake_contract;
 pub use fault::{Fault, FaultStore, Request};
 pub use fault_proxy::{FaultProxy, WireFault};
+pub use memory::anonymous_bytes;
 pub use s3_server::{BUCKET, Group, S3Server, free_ports, tool, variables};
 pub use tiers::TempTiers;
 
