@@ -149,22 +149,32 @@ impl Shelf {
 
     /// Lays to rest what nobody needs at `position` or later.
     pub(crate) fn close_before(&self, position: u64) {
-        let mut state = self.lock();
         let now = self.now();
-        if now.saturating_sub(state.looked) >= LOOK_EVERY {
-            state.looked = now;
-            // A tier that cannot tell may have changed.
-            let changes = self.transfer.local().cache_changes().ok();
-            if changes.is_none() || changes != state.changes {
-                state.resting.clear();
-                state.era += 1;
-            }
-            state.changes = changes;
-            state.resting.retain(|_, (_, since)| now.saturating_sub(*since) <= REST_MAX);
-        }
+        self.look(now);
+        let mut state = self.lock();
         if position >= state.close_at {
             state.rest_before(position, now);
         }
+    }
+
+    /// Lets go of what rests if the tier's files changed, or for too long already.
+    fn look(&self, now: Duration) {
+        let mut state = self.lock();
+        if now.saturating_sub(state.looked) < LOOK_EVERY {
+            return;
+        }
+        state.looked = now;
+        drop(state);
+        // The tier locks and reads a file: whoever wants an extent does not wait for that. One that
+        // cannot tell may have changed.
+        let changes = self.transfer.local().cache_changes().ok();
+        let mut state = self.lock();
+        if changes.is_none() || changes != state.changes {
+            state.resting.clear();
+            state.era += 1;
+        }
+        state.changes = changes;
+        state.resting.retain(|_, (_, since)| now.saturating_sub(*since) <= REST_MAX);
     }
 
     /// Stops downloads that are under way.
