@@ -77,6 +77,8 @@ def test_a_child_opens_a_feed_of_its_own(open_feed: OpenFeed, tmp_path: Path) ->
 
 SCRIPT = """
 import os, signal, sys, forebay
+# Whoever runs the tests in the background of a shell hands down that Ctrl-C is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 lake, local, act = sys.argv[1:]
 def slow(batch):
     import threading
