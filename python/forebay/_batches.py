@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from ._errors import InvalidError
-from ._state import Cursor
 
 if TYPE_CHECKING:
     from . import _forebay
@@ -38,17 +37,10 @@ class Ragged(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """One batch with what it is: its step, its epoch, and its samples' identities (16 bytes each)."""
+    """One batch with what it is: its step, its epoch, where the run stands after it, its samples."""
 
-    step: int
-    epoch: int
-    ids: bytes
+    about: _forebay.Batch
     batch: Batch
-    #: Where the run stands after it.
-    after: Cursor
-
-    def sample_ids(self) -> list[str]:
-        return sample_ids(self.ids)
 
 
 class Source(Protocol):
@@ -75,6 +67,8 @@ def sample_ids(ids: Any) -> list[str]:
 class AsNumpy:
     """Columns as arrays of numpy."""
 
+    take_up = None
+
     def column(self, column: _forebay.Column) -> Any:
         array = np.asarray(column)
         return array if array.flags.aligned else array.copy()
@@ -91,10 +85,10 @@ class AsTorch:
         from torch.utils import dlpack
 
         self.array = torch.from_numpy
-        self._take_up = dlpack.from_dlpack
+        self.take_up = dlpack.from_dlpack
 
     def column(self, column: _forebay.Column) -> Any:
-        return self._take_up(column.dlpack())
+        return self.take_up(column.dlpack())
 
 
 class Arrays:
@@ -104,27 +98,37 @@ class Arrays:
         self,
         native: _forebay.Feed,
         columns: list[str] | None,
-        known: list[str],
+        kinds: dict[str, str],
         output: AsNumpy | AsTorch,
     ) -> None:
         self._native = native
-        self._wanted = _checked_columns(columns, known)
+        wanted = _checked_columns(columns, list(kinds))
+        self._unwanted = [name for name in kinds if wanted is not None and name not in wanted]
+        self._has_ids = wanted is not None and ID in wanted
         self._output = output
+        self._take_up = output.take_up
+        # What the engine does not hand over as arrays already.
+        is_whole = {"dense", "padded"} if self._take_up is not None else set[str]()
+        self._unfinished = [
+            name
+            for name, kind in kinds.items()
+            if kind not in is_whole and name not in self._unwanted
+        ]
 
     def next(self) -> Delivery | None:
-        native = self._native.next()
-        if native is None:
+        taken = self._native.next(self._take_up)
+        if taken is None:
             return None
-        arrays: Batch = {}
-        for column in native.columns():
-            name = column.name
-            if self._wanted is None or name in self._wanted:
-                arrays[name] = self._column(column)
-        if self._wanted is not None and ID in self._wanted:
+        about, arrays = taken
+        for name in self._unwanted:
+            del arrays[name]
+        for name in self._unfinished:
+            arrays[name] = self._column(arrays[name])
+        if self._has_ids:
             # A copy, so that it can be written like every other column.
-            ids = np.frombuffer(bytearray(native.ids), np.uint8).reshape(-1, 16)
+            ids = np.frombuffer(bytearray(about.ids()), np.uint8).reshape(-1, 16)
             arrays[ID] = self._output.array(ids)
-        return Delivery(native.step, native.epoch, native.ids, arrays, Cursor(*native.after))
+        return Delivery(about, arrays)
 
     def _column(self, column: _forebay.Column) -> Any:
         """An array; a :class:`Ragged`; or a list of arrays (bytes) or of ``str`` (text)."""

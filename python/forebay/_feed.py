@@ -39,6 +39,19 @@ Output = Literal["torch", "numpy"]
 
 LOCAL_BUDGET = "64GB"
 
+#: How often this process is a fork of a fork since this module was imported; the system's number of
+#: a process is a call into the kernel, which every batch would pay.
+_forks = 0
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
+
 
 class Waited(TypedDict):
     """Seconds the consumer waited, by cause."""
@@ -92,23 +105,24 @@ class Feed:
     ) -> None:
         self._engine = engine
         self._native = native
-        self._process = os.getpid()
+        self._forks = _forks
         self._about = _described(native)
         self._output: Output | None = output
         self._columns = None if columns is None else list(columns)
         self._transform = transform
         self._transform_threads = transform_threads
         self._device = device
-        self._cursor = Cursor(*native.cursor())
-        self._last_ids = b""
+        self._start = Cursor(*native.cursor())
+        # What was delivered last since then.
+        self._last: _forebay.Batch | None = None
         self._steps_per_epoch = native.steps_per_epoch()
         self._steps = native.steps()
         self._source: Source | None = self._pipeline()
 
     def _pipeline(self) -> Source:
         form = _form(self._output, self._device)
-        known = list(self._about["columns"])
-        source: Source = Arrays(self._native, self._columns, known, form)
+        kinds = {name: column["kind"] for name, column in self._about["columns"].items()}
+        source: Source = Arrays(self._native, self._columns, kinds, form)
         if self._transform is not None:
             source = Transformed(source, self._transform, self._transform_threads)
         if self._device is not None:
@@ -127,9 +141,13 @@ class Feed:
     def _next(self) -> Delivery | None:
         delivery = self._open_source().next()
         if delivery is not None:
-            self._cursor = delivery.after
-            self._last_ids = delivery.ids
+            self._last = delivery.about
         return delivery
+
+    @property
+    def _cursor(self) -> Cursor:
+        """Where the run stands after the batch that was delivered last."""
+        return self._start if self._last is None else Cursor(*self._last.after)
 
     def __len__(self) -> int:
         """The steps that are left; ``TypeError`` when the epochs never end."""
@@ -150,7 +168,7 @@ class Feed:
     @property
     def epoch(self) -> int:
         """The epoch of the batch that comes next, from 0."""
-        return self._cursor.epoch
+        return self._start.epoch if self._last is None else self._last.after[1]
 
     @property
     def rank(self) -> int:
@@ -190,7 +208,7 @@ class Feed:
     @property
     def last_ids(self) -> list[str]:
         """The identities of the samples of the last batch, in order: 32 hexadecimal digits each."""
-        return sample_ids(self._last_ids)
+        return [] if self._last is None else sample_ids(self._last.ids())
 
     def state_dict(self) -> State:
         """Where the feed stands: after the batch that was delivered last.
@@ -219,7 +237,7 @@ class Feed:
 
     def _forked(self) -> bool:
         """Whether this is a forked child, where locks of the stages may be held for ever."""
-        return self._process != os.getpid()
+        return self._forks != _forks
 
     def _seek(self, cursor: Cursor) -> None:
         """Goes on at ``cursor``; costs the same wherever it is."""
@@ -229,7 +247,7 @@ class Feed:
         # Stages that work ahead end with the feed they take from.
         native = self._native.at(*cursor)
         source.close()
-        self._native, self._cursor = native, Cursor(*native.cursor())
+        self._native, self._start, self._last = native, Cursor(*native.cursor()), None
         self._steps = native.steps()
         self._source = self._pipeline()
 
@@ -510,8 +528,5 @@ def _form(output: Output | None, device: str | None) -> AsNumpy | AsTorch:
 def epoch_of(feed: Feed) -> Iterator[Batch]:
     """The batches that are left of the feed's current epoch."""
     epoch = feed.epoch
-    while feed.epoch == epoch:
-        delivery = feed._next()
-        if delivery is None:
-            return
+    while feed.epoch == epoch and (delivery := feed._next()) is not None:
         yield delivery.batch

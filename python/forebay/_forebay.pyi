@@ -1,5 +1,6 @@
 """The extension: private, its names may change. JSON crosses as text, samples as memory."""
 
+from collections.abc import Callable
 from os import PathLike
 from typing import Any, final
 
@@ -43,7 +44,9 @@ class Engine:
 class Feed:
     """One rank's stream of batches."""
 
-    def next(self) -> Batch | None: ...
+    def next(
+        self, take_up: Callable[[Any], Any] | None = None
+    ) -> tuple[Batch, dict[str, Any]] | None: ...
     def at(self, step: int, epoch: int, offset: int) -> Feed: ...
     def cursor(self) -> tuple[int, int, int]: ...
     def step(self) -> int: ...
@@ -56,7 +59,7 @@ class Feed:
 
 @final
 class Batch:
-    """This rank's part of one global batch."""
+    """What one rank's part of a global batch is; it outlives the batch's memory."""
 
     @property
     def step(self) -> int: ...
@@ -66,16 +69,12 @@ class Batch:
     def rows(self) -> int: ...
     @property
     def after(self) -> tuple[int, int, int]: ...
-    @property
     def ids(self) -> bytes: ...
-    def columns(self) -> list[Column]: ...
 
 @final
 class Column:
     """One column of a batch: memory of its own until the last array over it is gone."""
 
-    @property
-    def name(self) -> str: ...
     @property
     def kind(self) -> str: ...
     @property

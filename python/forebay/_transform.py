@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 
-from ._batches import Delivery, Source, Transform
+from ._batches import Delivery, Source, Transform, sample_ids
 from ._errors import InvalidError
 
 _IDS_SHOWN = 4
@@ -117,9 +117,9 @@ class Transformed:
 
 
 def _noted(error: BaseException, delivery: Delivery) -> BaseException:
-    ids = delivery.sample_ids()
+    ids = sample_ids(delivery.about.ids())
     shown = ", ".join(ids[:_IDS_SHOWN]) + (", …" if len(ids) > _IDS_SHOWN else "")
-    note = f"in the transform of step {delivery.step}, samples {shown}"
+    note = f"in the transform of step {delivery.about.step}, samples {shown}"
     # Python 3.11 prints notes; 3.10 keeps them where a debugger finds them.
     if hasattr(error, "add_note"):
         error.add_note(note)

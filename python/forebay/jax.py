@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from ._ahead import OneAhead
-from ._batches import Delivery
+from ._batches import Delivery, sample_ids
 from ._feed import Feed
-from ._state import State, make_state
+from ._state import Cursor, State, make_state
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from . import _forebay
 
 
 class Batches:
@@ -29,7 +31,7 @@ class Batches:
         self._feed = feed
         self._device = device
         self._cursor = feed._cursor
-        self._last_ids: list[str] = []
+        self._last: _forebay.Batch | None = None
         self._ahead = OneAhead(self._start)
 
     def __iter__(self) -> Self:
@@ -40,7 +42,7 @@ class Batches:
         if current is None:
             raise StopIteration
         delivery, batch = current
-        self._cursor, self._last_ids = delivery.after, delivery.sample_ids()
+        self._cursor, self._last = Cursor(*delivery.about.after), delivery.about
         return batch
 
     def _start(self) -> tuple[Delivery, dict[str, Any]] | None:
@@ -53,7 +55,7 @@ class Batches:
     @property
     def last_ids(self) -> list[str]:
         """The identities of the samples of the last batch."""
-        return self._last_ids
+        return [] if self._last is None else sample_ids(self._last.ids())
 
     def state_dict(self) -> State:
         """See ``Feed.state_dict``; a feed or another ``Batches`` goes on from it."""

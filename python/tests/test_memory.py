@@ -70,10 +70,10 @@ def test_threads_share_a_feed_without_losing_a_batch(open_feed: OpenFeed, thread
     native, found, lock = feed._native, [], threading.Lock()
 
     def work() -> None:
-        while (batch := native.next()) is not None:
+        while (taken := native.next()) is not None:
             feed.stats()
             with lock:
-                found.append(batch.step)
+                found.append(taken[0].step)
 
     workers = [threading.Thread(target=work) for _ in range(threads)]
     for worker in workers:

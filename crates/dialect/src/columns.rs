@@ -198,6 +198,8 @@ pub(crate) struct ColumnsRows {
 struct Column {
     name: String,
     kind: FieldKind,
+    /// The bytes of every value, if they are one number.
+    fixed_bytes: Option<usize>,
     values: Range<usize>,
     offsets: Option<Range<usize>>,
     absent: Option<Range<usize>>,
@@ -261,6 +263,7 @@ impl ColumnsRows {
                     .map(|(values, offsets, absent)| Column {
                         name: field.name.clone(),
                         kind: field.kind.clone(),
+                        fixed_bytes: field.kind.fixed_bytes(),
                         values,
                         offsets,
                         absent,
@@ -302,7 +305,7 @@ fn read_entry(parts: &[u8], entry: &[u8], rows: u32, kind: &FieldKind) -> Option
 
 impl Column {
     fn locate(&self, content: &[u8], row: usize) -> Option<Range<usize>> {
-        let (start, end) = match (&self.offsets, self.kind.fixed_bytes()) {
+        let (start, end) = match (&self.offsets, self.fixed_bytes) {
             (Some(offsets), _) => {
                 (entry(content, offsets, 8, row)?, entry(content, offsets, 8, row + 1)?)
             }

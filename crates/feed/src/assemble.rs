@@ -5,6 +5,7 @@
 
 use std::{
     borrow::Cow,
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -15,7 +16,8 @@ use crate::{
     Error,
     batch::{Buffer, ColumnBuffer, Pool},
     columns::{ColumnPlan, Columns, Make},
-    course::Course,
+    course::{Course, Sample},
+    ids::Identity,
     shelf::{Group, OpenExtent, Shelf, Slot},
     source::Source,
     stats::Timeline,
@@ -41,13 +43,43 @@ pub(crate) struct Assembler {
     pub scratches: Mutex<Vec<Scratch>>,
 }
 
-/// One row: where it lies, where it goes, and until when its stream stays at its extent.
+/// What a batch is made of, before anything is opened.
+struct Plan {
+    /// Its rows, in order.
+    rows: Vec<Wanted>,
+    /// The same in the order in which they lie.
+    places: Vec<Place>,
+    /// The extents they lie in, in that order.
+    stretches: Vec<Stretch>,
+}
+
+/// One row of a batch.
 struct Wanted {
-    slot: Slot,
-    row: u32,
+    dataset: usize,
     /// The epoch of its dataset, which decides how it is augmented.
     epoch: u64,
-    index: usize,
+    /// Until when its stream stays at its extent.
+    needed_until: u64,
+    /// The number of its stretch, and its own in the extent.
+    stretch: usize,
+    row: u32,
+}
+
+/// Where a row lies: its dataset, its number in the split, and its number in the batch.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    dataset: u32,
+    row: u64,
+    index: u32,
+}
+
+/// Places that lie in one extent.
+struct Stretch {
+    slot: Slot,
+    /// The extent's first row in the split.
+    first_row: u64,
+    /// Their part of [`Plan::places`].
+    places: Range<usize>,
     needed_until: u64,
 }
 
@@ -61,74 +93,94 @@ struct Found<'a> {
 
 impl Assembler {
     pub(crate) fn assemble(&self, step: u64) -> Result<Assembled, Error> {
-        let wanted = self.wanted(step)?;
-        self.fill(step, &wanted)
+        let plan = self.plan(step)?;
+        self.fill(step, &plan)
     }
 
     /// As [`Assembler::assemble`], unless an extent would have to be opened first.
     pub(crate) fn assemble_if_open(&self, step: u64) -> Option<Result<Assembled, Error>> {
-        let wanted = match self.wanted(step) {
-            Ok(wanted) => wanted,
+        let plan = match self.plan(step) {
+            Ok(plan) => plan,
             Err(error) => return Some(Err(error)),
         };
-        self.shelf
-            .holds(groups(&wanted).map(|group| group[0].slot))
-            .then(|| self.fill(step, &wanted))
+        let slots = plan.stretches.iter().map(|stretch| stretch.slot);
+        self.shelf.holds(slots).then(|| self.fill(step, &plan))
     }
 
-    /// The rows of the step in the order in which they lie.
-    fn wanted(&self, step: u64) -> Result<Vec<Wanted>, Error> {
-        let unread = |source| Error::Read { step, source: Box::new(source) };
+    /// Looks up the rows of the step, each extent once.
+    fn plan(&self, step: u64) -> Result<Plan, Error> {
         let positions = self.course.positions(step);
-        let mut wanted = Vec::with_capacity(positions.len());
+        let mut rows = Vec::with_capacity(positions.len());
+        let mut places = Vec::with_capacity(positions.len());
         let mut recent = None;
-        for (index, position) in positions.enumerate() {
-            let sample = self.course.sample(position);
-            let epoch = (sample.dataset, sample.epoch);
+        for (index, position) in (0..).zip(positions) {
+            let Sample { dataset, epoch, position } = self.course.sample(position);
             let (_, order) = match recent.take() {
-                Some((known, order)) if known == epoch => recent.insert((known, order)),
-                _ => recent.insert((epoch, self.course.epoch(sample.dataset, sample.epoch))),
+                Some((known, order)) if known == (dataset, epoch) => recent.insert((known, order)),
+                _ => recent.insert(((dataset, epoch), self.course.epoch(dataset, epoch))),
             };
-            let place = order.place(sample.position);
-            let needed_until = self.course.needed_until(&sample, order);
-            let (extent, row) = self.sources[sample.dataset].locate(place).map_err(unread)?;
-            let (slot, epoch) = ((sample.dataset, extent), sample.epoch);
-            wanted.push(Wanted { slot, row, epoch, index, needed_until });
+            places.push(Place { dataset: dataset as u32, row: order.row(position), index });
+            let needed_until = self.course.needed_until(dataset, epoch, order.run(position));
+            rows.push(Wanted { dataset, epoch, needed_until, stretch: 0, row: 0 });
         }
-        wanted.sort_unstable_by_key(|wanted| (wanted.slot, wanted.row));
-        Ok(wanted)
+        places.sort_unstable();
+        let stretches = self
+            .stretches(&places, &mut rows)
+            .map_err(|source| Error::Read { step, source: Box::new(source) })?;
+        Ok(Plan { rows, places, stretches })
     }
 
-    fn fill(&self, step: u64, wanted: &[Wanted]) -> Result<Assembled, Error> {
-        let mut timeline = Timeline::default();
-        let extents = self.shelf.extents(groups(wanted).map(as_group), step, &mut timeline)?;
-        // For each row of the batch: its extent, and where it is wanted from.
-        let mut places: Vec<Option<(&OpenExtent, &Wanted)>> = vec![None; wanted.len()];
-        for (group, extent) in groups(wanted).zip(&extents) {
-            for wanted in group {
-                places[wanted.index] = Some((extent, wanted));
+    /// Divides `places` among the extents they lie in, and tells each of `rows` its own.
+    fn stretches(
+        &self,
+        places: &[Place],
+        rows: &mut [Wanted],
+    ) -> Result<Vec<Stretch>, forebay_transfer::Error> {
+        let mut stretches: Vec<Stretch> = Vec::new();
+        let (mut dataset, mut extent_rows) = (u32::MAX, 0..0);
+        for (number, place) in places.iter().enumerate() {
+            if place.dataset != dataset || !extent_rows.contains(&place.row) {
+                let extent;
+                dataset = place.dataset;
+                (extent, extent_rows) = self.sources[dataset as usize].extent_of(place.row)?;
+                stretches.push(Stretch {
+                    slot: (dataset as usize, extent),
+                    first_row: extent_rows.start,
+                    places: number..number,
+                    needed_until: 0,
+                });
             }
+            let stretch = stretches.len() - 1;
+            let row = &mut rows[place.index as usize];
+            (row.stretch, row.row) = (stretch, (place.row - extent_rows.start) as u32);
+            let stretch = &mut stretches[stretch];
+            stretch.places.end = number + 1;
+            stretch.needed_until = stretch.needed_until.max(row.needed_until);
         }
-        let found: Vec<Found<'_>> = places
-            .iter()
-            .flatten()
-            .map(|(extent, wanted)| Found {
-                extent,
-                dataset: wanted.slot.0,
-                row: wanted.row,
-                epoch: wanted.epoch,
-            })
-            .collect();
+        Ok(stretches)
+    }
+
+    fn fill(&self, step: u64, plan: &Plan) -> Result<Assembled, Error> {
+        let mut timeline = Timeline::default();
+        let groups = plan.stretches.iter().map(|stretch| stretch.group(&plan.places));
+        let extents = self.shelf.extents(groups, step, &mut timeline)?;
+        let found = |wanted: &Wanted| Found {
+            extent: &extents[wanted.stretch],
+            dataset: wanted.dataset,
+            row: wanted.row,
+            epoch: wanted.epoch,
+        };
+        let found: Vec<Found<'_>> = plan.rows.iter().map(found).collect();
         let mut buffer = self.pool.take();
         buffer.columns.resize_with(self.columns.plans.len(), ColumnBuffer::default);
-        buffer.ids.clear();
-        buffer.ids.extend(found.iter().map(|found| found.extent.rows.id(found.row)));
+        buffer.ids.reset(extents.iter().map(|extent| extent.rows.digest()));
+        buffer.ids.extend(plan.rows.iter().map(|row| identity(row, &extents[row.stretch])));
         for (plan, column) in self.columns.plans.iter().zip(&mut buffer.columns) {
             self.gather(plan, &found, step, column)?;
         }
         self.pool.count(&buffer);
         let epoch = self.course.epoch_of(step);
-        Ok(Assembled { epoch, rows: wanted.len(), buffer, timeline })
+        Ok(Assembled { epoch, rows: found.len(), buffer, timeline })
     }
 
     /// Brings one column's values to where they belong in the batch.
@@ -179,14 +231,20 @@ impl Assembler {
     }
 }
 
-fn as_group(wanted: &[Wanted]) -> Group<impl Iterator<Item = u32> + Clone> {
-    let needed_until = wanted.iter().map(|wanted| wanted.needed_until).max().unwrap_or(0);
-    Group { slot: wanted[0].slot, rows: wanted.iter().map(|wanted| wanted.row), needed_until }
+impl Stretch {
+    /// Its rows as the shelf wants them.
+    fn group<'a>(&self, places: &'a [Place]) -> Group<impl Iterator<Item = u32> + Clone + use<'a>> {
+        let first_row = self.first_row;
+        let rows = places[self.places.clone()].iter();
+        let rows = rows.map(move |place| (place.row - first_row) as u32);
+        Group { slot: self.slot, rows, needed_until: self.needed_until }
+    }
 }
 
-/// The rows of each extent.
-fn groups(wanted: &[Wanted]) -> impl Iterator<Item = &[Wanted]> + Clone {
-    wanted.chunk_by(|a, b| a.slot == b.slot)
+fn identity(wanted: &Wanted, extent: &OpenExtent) -> Identity {
+    let row = wanted.row;
+    let derived = Identity::Derived { extent: wanted.stretch as u32, row };
+    extent.rows.stored_id(row).map_or(derived, Identity::Stored)
 }
 
 fn lock(scratches: &Mutex<Vec<Scratch>>) -> MutexGuard<'_, Vec<Scratch>> {

@@ -5,9 +5,9 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use forebay_types::{Dtype, SampleId};
+use forebay_types::Dtype;
 
-use crate::{Cursor, Waited, aligned::AlignedBytes};
+use crate::{Cursor, Waited, aligned::AlignedBytes, ids::SampleIds};
 
 /// What one column of every batch is.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,7 +69,7 @@ pub(crate) struct ColumnBuffer {
 #[derive(Debug, Default)]
 pub(crate) struct Buffer {
     pub columns: Vec<ColumnBuffer>,
-    pub ids: Vec<SampleId>,
+    pub ids: SampleIds,
 }
 
 impl Buffer {
@@ -78,8 +78,7 @@ impl Buffer {
         let column = |column: &ColumnBuffer| {
             column.values.capacity_bytes() + (column.offsets.capacity() * size_of::<i64>()) as u64
         };
-        let ids = (self.ids.capacity() * size_of::<SampleId>()) as u64;
-        self.columns.iter().map(column).sum::<u64>() + ids
+        self.columns.iter().map(column).sum::<u64>() + self.ids.capacity_bytes()
     }
 
     /// The bytes that are in use.
@@ -118,6 +117,11 @@ impl Pool {
     /// Memory of all filled and spare buffers.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Memory of a counted buffer went elsewhere.
+    pub(crate) fn forget(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Takes a filled, counted buffer back.
@@ -196,8 +200,16 @@ impl Batch {
 
     /// The identities of the samples, in order.
     #[must_use]
-    pub fn ids(&self) -> &[SampleId] {
+    pub const fn ids(&self) -> &SampleIds {
         &self.buffer.ids
+    }
+
+    /// Takes the identities out of the batch, which has none then: they may outlive its memory.
+    #[must_use]
+    pub fn take_ids(&mut self) -> SampleIds {
+        let ids = std::mem::take(&mut self.buffer.ids);
+        self.pool.forget(ids.capacity_bytes());
+        ids
     }
 }
 

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     EpochOrder, Error, FeedSettings, Order,
     mixture::{Drawn, Mixture},
+    order::Run,
     settings::LastBatch,
 };
 
@@ -247,11 +248,10 @@ impl Course {
         Sample { dataset, epoch: position / rows, position: position % rows }
     }
 
-    /// The last run position at which the stretch that `sample` lies in is drawn from.
-    pub(crate) fn needed_until(&self, sample: &Sample, order: &EpochOrder) -> u64 {
-        let last = order.run(sample.position).last_position;
-        let last = sample.epoch * self.rows(sample.dataset) + last;
-        self.span(sample.dataset, last).map_or(u64::MAX, |(_, last)| last)
+    /// The last run position at which a run of an epoch of a dataset is drawn from.
+    pub(crate) fn needed_until(&self, dataset: usize, epoch: u64, run: Run) -> u64 {
+        let last = epoch * self.rows(dataset) + run.last_position;
+        self.span(dataset, last).map_or(u64::MAX, |(_, last)| last)
     }
 
     /// The run positions between which a dataset's own run position is drawn.

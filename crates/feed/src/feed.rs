@@ -5,10 +5,14 @@
 //!        (transfer)                               (threads, in any order)   (in order)
 //! ```
 //!
-//! Threads claim steps in order and assemble them side by side; at most `buffer_bytes` of batches
-//! exist at once, so a slow consumer stops them. They go on when half of that was taken, many
-//! batches at a time: to be woken for each would cost more than to gather one. The state of a feed is its [`Position`]: to open
-//! one anywhere costs the same, because the order is a pure function.
+//! Threads claim steps in order and assemble them side by side, until what is ready fills the
+//! feed's *depth*; so a slow consumer stops them. They go on when half of it was taken, many batches
+//! at a time: to be woken for each would cost more than to gather one. The depth begins at
+//! [`DEPTH_START_BYTES`], so that batches are written where the caches hold them still, and doubles
+//! up to `buffer_bytes` whenever the consumer had to wait although it had been full.
+//!
+//! The state of a feed is its [`Position`]: to open one anywhere costs the same, because the order
+//! is a pure function.
 //!
 //! An error reaches the consumer at the step it belongs to. The position does not move then, and
 //! the step is tried again, so a consumer may call `next` once more after an outage.
@@ -24,7 +28,7 @@ use std::{
 
 use forebay_runtime::Task;
 use forebay_transfer::{FetchStats, PrefetchSettings, Prefetcher, Transfer};
-use forebay_types::{Position, Rank, SampleId};
+use forebay_types::{Position, Rank};
 
 use crate::{
     Batch, Cursor, Error, FeedSettings, FeedStats,
@@ -33,12 +37,19 @@ use crate::{
     columns::Columns,
     course::Course,
     dataset::FeedDataset,
+    ids::Identity,
     lookahead::Lookahead,
     mixture::by_samples,
     shelf::Shelf,
     source::Source,
 };
 
+/// What is assembled ahead at first, if the settings allow as much: what the caches of a core and
+/// its share of the last level hold. Filling ever new memory instead costs half as much again as
+/// to gather what is put there.
+const DEPTH_START_BYTES: u64 = 4 << 20;
+/// What the consumer waits before it is more than the machine's noise.
+const WAIT_MIN: Duration = Duration::from_millis(1);
 /// How long a waiting thread goes without asking whether the runtime was cancelled.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -71,6 +82,7 @@ struct Shared {
     prefetcher: Prefetcher,
     steps: u64,
     buffer_bytes: u64,
+    threads: u32,
     state: Mutex<State>,
     /// The consumer waits for a batch.
     delivered: Condvar,
@@ -89,6 +101,10 @@ struct State {
     ready: BTreeMap<u64, Result<Assembled, Error>>,
     /// Bytes of the batches in `ready`.
     ready_bytes: u64,
+    /// The bytes that may be ready, if that is enough for every thread to have a batch under way.
+    depth_bytes: u64,
+    /// Whether so much was ready since the consumer waited last.
+    was_full: bool,
     /// The largest batch met, or what the sizes of the dataset let expect.
     batch_bytes: u64,
     /// Threads that wait.
@@ -175,6 +191,7 @@ impl Feed {
             },
             steps,
             buffer_bytes: settings.buffer_bytes,
+            threads: settings.threads,
             state: Mutex::new(State::at(step, batch_bytes)),
             delivered: Condvar::new(),
             freed: Condvar::new(),
@@ -228,7 +245,7 @@ impl Feed {
             Some(outcome) => outcome,
             None => {
                 let deadline = patience.map(|patience| now + patience);
-                match self.wait_for(step, deadline)? {
+                match self.wait_for(step, start, deadline)? {
                     Some(outcome) => outcome,
                     None => return Ok(Next::Pending),
                 }
@@ -243,10 +260,12 @@ impl Feed {
         self.transfer.runtime().elapsed()
     }
 
-    /// Waits until `step` is ready; `None` when the deadline came first.
+    /// Waits until `step` is ready, as the consumer has since `start`; `None` when the deadline came
+    /// first.
     fn wait_for(
         &mut self,
         step: u64,
+        start: Duration,
         deadline: Option<Duration>,
     ) -> Result<Option<Result<Assembled, Error>>, Error> {
         let mut state = self.shared.lock();
@@ -269,6 +288,8 @@ impl Feed {
             state = wait(&self.shared.delivered, state, patience.min(PATIENCE));
             state.awaited = false;
         }
+        let waited = self.transfer.runtime().elapsed().saturating_sub(start);
+        state.deepen(waited, self.shared.buffer_bytes);
         let outcome = state.ready.remove(&step).expect("just seen, under the same lock");
         match &outcome {
             Ok(assembled) => {
@@ -392,6 +413,8 @@ impl State {
             busy: BTreeSet::new(),
             ready: BTreeMap::new(),
             ready_bytes: 0,
+            depth_bytes: DEPTH_START_BYTES,
+            was_full: false,
             batch_bytes,
             idle: 0,
             awaited: false,
@@ -408,10 +431,18 @@ impl State {
 
     /// Whether one more batch may be begun beside those that are ready, under way and in the
     /// consumer's hands.
-    fn has_room(&self, buffer_bytes: u64) -> bool {
+    fn has_room(&self, bytes: u64) -> bool {
         let begun = self.busy.len() as u64 + 2;
-        self.ready_bytes + begun * self.batch_bytes <= buffer_bytes
+        self.ready_bytes + begun * self.batch_bytes <= bytes
             || (self.ready.is_empty() && self.busy.is_empty())
+    }
+
+    /// The consumer waited so long for a batch: more ahead may spare it the next time.
+    fn deepen(&mut self, waited: Duration, buffer_bytes: u64) {
+        if waited >= WAIT_MIN && self.was_full {
+            self.depth_bytes = self.depth_bytes.saturating_mul(2).min(buffer_bytes);
+            self.was_full = false;
+        }
     }
 
     /// Tries `step` again, and every other that has failed: the cause is likely the same.
@@ -428,9 +459,16 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The bytes of batches that may exist now.
+    fn depth_bytes(&self, state: &State) -> u64 {
+        // One in the consumer's hands, one ready, and one under way on each thread.
+        let least = (u64::from(self.threads) + 2) * state.batch_bytes;
+        state.depth_bytes.max(least).min(self.buffer_bytes)
+    }
+
     /// Wakes idle threads if there is enough for them to do.
     fn wake(&self, state: MutexGuard<'_, State>) {
-        let half_taken = state.ready_bytes <= self.buffer_bytes / 2;
+        let half_taken = state.ready_bytes <= self.depth_bytes(&state) / 2;
         let is_due = state.idle > 0 && (half_taken || !state.again.is_empty());
         drop(state);
         if is_due {
@@ -507,7 +545,8 @@ impl Shared {
             if state.stopped {
                 return None;
             }
-            let fresh = state.claim < self.steps && state.has_room(self.buffer_bytes);
+            let has_room = state.has_room(self.depth_bytes(&state));
+            let fresh = state.claim < self.steps && has_room;
             let step = state.again.pop_first().or_else(|| {
                 state.claim += u64::from(fresh);
                 fresh.then(|| state.claim - 1)
@@ -516,6 +555,7 @@ impl Shared {
                 state.busy.insert(step);
                 return Some(step);
             }
+            state.was_full |= !has_room && !state.ready.is_empty();
             state.idle += 1;
             state = wait(&self.freed, state, PATIENCE);
             state.idle -= 1;
@@ -552,7 +592,7 @@ fn batch_bytes(
     rank: Rank,
 ) -> Result<u64, Error> {
     let sample_bytes = sources.iter().map(|source| source.sample_bytes()).max().unwrap_or(0);
-    let row_bytes = columns.row_bytes(sample_bytes) + size_of::<SampleId>() as u64;
+    let row_bytes = columns.row_bytes(sample_bytes) + size_of::<Identity>() as u64;
     let rows = u64::from(settings.batch_size.div_ceil(rank.world_size()));
     let batch_bytes = rows * row_bytes;
     let (buffer_bytes, needed_bytes) = (settings.buffer_bytes, 2 * batch_bytes);

@@ -173,6 +173,17 @@ impl EpochOrder {
     /// When the epoch has no such position.
     #[must_use]
     pub fn place(&self, position: u64) -> Place {
+        let row = self.row(position);
+        let rows_per_shard = self.grid.rows_per_shard;
+        Place { shard: (row / rows_per_shard) as u32, row: (row % rows_per_shard) as u32 }
+    }
+
+    /// The number of the sample at `position` in its split, as it is stored.
+    ///
+    /// # Panics
+    /// When the epoch has no such position.
+    #[must_use]
+    pub fn row(&self, position: u64) -> u64 {
         let grid = &self.grid;
         assert!(position < grid.rows, "position {position} of an epoch of {} rows", grid.rows);
         let base = grid.stream_start(position % grid.streams) + position / grid.streams;
@@ -185,8 +196,7 @@ impl EpochOrder {
             }
         };
         let slot = self.slot_at(permuted);
-        let row = (permuted - self.slot_start(slot)) as u32;
-        Place { shard: self.shard_at(slot), row }
+        u64::from(self.shard_at(slot)) * grid.rows_per_shard + permuted - self.slot_start(slot)
     }
 
     pub(crate) fn streams(&self) -> u64 {

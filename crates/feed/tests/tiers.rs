@@ -89,7 +89,7 @@ fn a_budget_that_cannot_work_is_refused_at_once() {
     open(&settings(), 2).expect("half the streams fit");
 
     let error = open(&FeedSettings { buffer_bytes: 1000, ..settings() }, 1).unwrap_err();
-    assert!(error.to_string().contains("two batches take 1152"), "{error}");
+    assert!(error.to_string().contains("two batches take 1248"), "{error}");
     let error = open(&FeedSettings { window_shards: 0, ..settings() }, 1).unwrap_err();
     assert_eq!(error.to_string(), "the feed's setting `window_shards` is 0; it must be at least 1");
     let error = open(&FeedSettings { skip_steps: vec![(4, 4)], ..settings() }, 1).unwrap_err();

@@ -50,8 +50,8 @@ pub use forebay_checkpoint::{
 pub use forebay_evaluate::{Score, Scorer};
 pub use forebay_feed::{
     Batch, Column, ColumnKind, Cursor, Feed, FeedDataset, FeedSettings, FeedStats, ImageSettings,
-    LastBatch, MixBy, MixtureSettings, Next, Padding, TokenCount, TracedSample, WaitCause,
-    WeightChange,
+    LastBatch, MixBy, MixtureSettings, Next, Padding, SampleIds, TokenCount, TracedSample,
+    WaitCause, WeightChange,
 };
 pub use forebay_format::v1::{
     dataset::{DatasetManifest, TokenSchema},
@@ -65,6 +65,8 @@ pub use forebay_index::{
 };
 pub use forebay_lake::{Error as LakeError, Lake};
 pub use forebay_prepare::{Prepared, Progress, Recipe, Stage};
-pub use forebay_runtime::{Cancelled, Random, Runtime, Stopwatch, Timestamp, crash_point};
+pub use forebay_runtime::{
+    Cancelled, Random, Runtime, Stopwatch, Timestamp, crash_point, process_id,
+};
 pub use forebay_transfer::index::AnyManifest;
 pub use forebay_types::{Digest, ErrorKind, Key, Name, Position, Rank, SampleId, Split, Version};

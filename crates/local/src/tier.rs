@@ -50,7 +50,7 @@ impl LocalTier {
         }
         files::make_directory(directory)?;
         let directory = directory.canonicalize().map_err(Error::at("open", directory))?;
-        let (boot, process) = (ledger::boot(), std::process::id());
+        let (boot, process) = (ledger::boot(), forebay_runtime::process_id());
         let shared = Shared { directory, budget_bytes, runtime: runtime.clone(), boot, process };
         let tier = Self { shared: Arc::new(shared) };
         tier.refuse_foreign()?;
@@ -95,7 +95,7 @@ impl LocalTier {
     /// Whether this process is a fork of the one that opened the tier: what that one has under way
     /// is not ours to remove.
     pub(crate) fn is_forked(&self) -> bool {
-        self.shared.process != std::process::id()
+        self.shared.process != forebay_runtime::process_id()
     }
 
     pub(crate) fn runtime(&self) -> &Runtime {

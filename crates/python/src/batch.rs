@@ -1,10 +1,14 @@
-//! One batch as Python receives it.
+//! One batch as Python receives it: what it is, and a dict of its columns.
 
-use pyo3::{prelude::*, types::PyBytes};
+use forebay::SampleIds;
+use pyo3::{
+    prelude::*,
+    types::{PyBytes, PyDict, PyString},
+};
 
 use crate::column::Column;
 
-/// This rank's part of one global batch.
+/// What one rank's part of a global batch is; it outlives the batch's memory.
 #[pyclass(frozen, module = "forebay._forebay")]
 pub struct Batch {
     /// The step it is for.
@@ -19,28 +23,40 @@ pub struct Batch {
     /// Where the run stands after it: step, epoch, and samples of that epoch.
     #[pyo3(get)]
     after: (u64, u64, u64),
-    /// The identities of the samples, 16 bytes each, in order.
-    #[pyo3(get)]
-    ids: Py<PyBytes>,
-    columns: Vec<Py<Column>>,
+    ids: SampleIds,
 }
 
+/// A batch's description, and its columns by name.
+pub type Taken<'py> = (Batch, Bound<'py, PyDict>);
+
 impl Batch {
-    pub fn new(py: Python<'_>, batch: forebay::Batch) -> PyResult<Self> {
-        let ids: Vec<u8> = batch.ids().iter().flat_map(|id| *id.as_bytes()).collect();
+    /// Takes `batch` apart. With `take_up`, columns whose rows are equally long become what that
+    /// makes of their DLPack capsules.
+    pub fn take_apart<'py>(
+        py: Python<'py>,
+        mut batch: forebay::Batch,
+        names: &[Py<PyString>],
+        take_up: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Taken<'py>> {
+        let ids = batch.take_ids();
         let (step, epoch, rows) = (batch.step, batch.epoch, batch.rows);
         let after = (batch.after.step, batch.after.epoch, batch.after.offset);
-        let columns = Column::all(batch);
-        let columns = columns.into_iter().map(|column| Py::new(py, column));
-        let columns = columns.collect::<PyResult<_>>()?;
-        Ok(Self { step, epoch, rows, after, ids: PyBytes::new(py, &ids).unbind(), columns })
+        let columns = PyDict::new(py);
+        for (name, column) in names.iter().zip(Column::all(batch)) {
+            match take_up.filter(|_| column.is_even()) {
+                Some(take_up) => columns.set_item(name, take_up.call1((column.dlpack(py)?,))?)?,
+                None => columns.set_item(name, Py::new(py, column)?)?,
+            }
+        }
+        Ok((Self { step, epoch, rows, after, ids }, columns))
     }
 }
 
 #[pymethods]
 impl Batch {
-    /// Its columns, without their samples' identities.
-    fn columns(&self, py: Python<'_>) -> Vec<Py<Column>> {
-        self.columns.iter().map(|column| column.clone_ref(py)).collect()
+    /// The identities of the samples, 16 bytes each, in order; computed each time.
+    fn ids<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        let ids: Vec<u8> = self.ids.iter().flat_map(|id| *id.as_bytes()).collect();
+        PyBytes::new(py, &ids)
     }
 }

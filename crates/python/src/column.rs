@@ -18,9 +18,6 @@ use crate::{dlpack, process::Owned};
 /// One column of a batch: memory of its own until the last array over it is gone.
 #[pyclass(frozen, module = "forebay._forebay")]
 pub struct Column {
-    /// What it is called.
-    #[pyo3(get)]
-    name: String,
     /// What it holds: `dense`, `padded`, `ragged`, `bytes` or `text`.
     #[pyo3(get)]
     kind: &'static str,
@@ -43,7 +40,7 @@ unsafe impl Send for Column {}
 unsafe impl Sync for Column {}
 
 impl Column {
-    /// All columns of `batch`, which is the caller's alone.
+    /// All columns of `batch`, in order, which is the caller's alone.
     pub fn all(mut batch: forebay::Batch) -> Vec<Self> {
         let rows = batch.rows;
         let described: Vec<_> = batch.columns().map(|column| describe(&column, rows)).collect();
@@ -55,8 +52,7 @@ impl Column {
         described
             .into_iter()
             .zip(addresses)
-            .map(|((name, kind, shape, dtype, offsets), address)| Self {
-                name,
+            .map(|((kind, shape, dtype, offsets), address)| Self {
                 kind,
                 shape,
                 dtype,
@@ -66,11 +62,16 @@ impl Column {
             })
             .collect()
     }
+
+    /// Whether its rows are equally long.
+    pub fn is_even(&self) -> bool {
+        self.offsets.is_none() || self.kind == "padded"
+    }
 }
 
-type Description = (String, &'static str, Vec<usize>, &'static str, Option<Vec<i64>>);
+type Description = (&'static str, Vec<usize>, &'static str, Option<Vec<i64>>);
 
-/// A column's name, kind, shape, type and offsets.
+/// A column's kind, shape, type and offsets.
 fn describe(column: &forebay::Column<'_>, rows: usize) -> Description {
     let values = |width: usize| vec![column.values.len() / width];
     let (kind, shape, dtype) = match column.kind {
@@ -83,7 +84,7 @@ fn describe(column: &forebay::Column<'_>, rows: usize) -> Description {
         ColumnKind::Text => ("text", values(1), Dtype::U8),
     };
     let offsets = (!column.offsets.is_empty()).then(|| column.offsets.to_vec());
-    (column.name.to_owned(), kind, shape, typestr(dtype), offsets)
+    (kind, shape, typestr(dtype), offsets)
 }
 
 /// A type as numpy spells it. It has no bfloat16: its bits travel as integers.
@@ -119,7 +120,7 @@ impl Column {
     }
 
     /// A DLPack capsule over the same memory, to be taken up once.
-    fn dlpack(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+    pub fn dlpack(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let (owner, address) = (self.batch.clone(), self.address.as_ptr());
         dlpack::export(py, owner, address, &self.shape, self.dtype)
     }

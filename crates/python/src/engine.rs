@@ -90,7 +90,7 @@ impl Engine {
         };
         let opened = interruptible(py, &runtime, Leave::Running, opened)?;
         let (feed, order) = opened.map_err(|error| errors::from_engine(py, &error))?;
-        Ok(Feed::new(feed, Arc::new(order)))
+        Ok(Feed::new(py, feed, Arc::new(order)))
     }
 
     /// Prepares a dataset version from raw data; says what became of it, as JSON.

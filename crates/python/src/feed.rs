@@ -9,11 +9,11 @@ use forebay::{
     AnyManifest, ColumnKind, Cursor, ErrorKind, FeedDataset, FeedSettings, Next, Rank, Runtime,
     Split,
 };
-use pyo3::prelude::*;
+use pyo3::{prelude::*, types::PyString};
 use serde_json::json;
 
 use crate::{
-    batch::Batch,
+    batch::{Batch, Taken},
     column::typestr,
     errors,
     interrupt::{Leave, SLICE, interruptible},
@@ -44,12 +44,16 @@ impl Order {
 #[pyclass(frozen, module = "forebay._forebay")]
 pub struct Feed {
     stream: Owned<Stream>,
+    /// The columns' names, in order.
+    names: Vec<Py<PyString>>,
 }
 
 impl Feed {
-    pub fn new(feed: forebay::Feed, order: Arc<Order>) -> Self {
+    pub fn new(py: Python<'_>, feed: forebay::Feed, order: Arc<Order>) -> Self {
+        let names = feed.columns().iter().map(|(name, _)| PyString::intern(py, name).unbind());
+        let names = names.collect();
         let feed = RwLock::new(Some(feed));
-        Self { stream: Owned::new(Stream { order, feed }) }
+        Self { stream: Owned::new(Stream { order, feed }), names }
     }
 }
 
@@ -70,14 +74,14 @@ impl Stream {
     }
 
     /// The next batch if it is there within a slice of time: as long as others who ask must wait.
-    fn take(&self) -> Taken {
+    fn take(&self) -> Waited {
         let mut feed = self.feed.write().unwrap_or_else(PoisonError::into_inner);
         match feed.as_mut().map(|feed| feed.next_within(Some(SLICE))) {
-            None => Taken::Closed,
-            Some(Ok(Next::Pending)) => Taken::Later,
-            Some(Ok(Next::End)) => Taken::Now(Box::new(Ok(None))),
-            Some(Ok(Next::Batch(batch))) => Taken::Now(Box::new(Ok(Some(batch)))),
-            Some(Err(error)) => Taken::Now(Box::new(Err(error.into()))),
+            None => Waited::Closed,
+            Some(Ok(Next::Pending)) => Waited::Later,
+            Some(Ok(Next::End)) => Waited::Now(Box::new(Ok(None))),
+            Some(Ok(Next::Batch(batch))) => Waited::Now(Box::new(Ok(Some(batch)))),
+            Some(Err(error)) => Waited::Now(Box::new(Err(error.into()))),
         }
     }
 
@@ -105,7 +109,7 @@ impl Drop for Stream {
 }
 
 /// What came of waiting for a slice of time.
-enum Taken {
+enum Waited {
     Now(Box<Result<Option<forebay::Batch>, forebay::Error>>),
     Later,
     Closed,
@@ -117,16 +121,24 @@ fn closed(py: Python<'_>) -> PyErr {
 
 #[pymethods]
 impl Feed {
-    /// The next batch; None after the last epoch.
-    fn next(&self, py: Python<'_>) -> PyResult<Option<Batch>> {
+    /// The next batch and its columns by name; None after the last epoch. Columns whose rows are
+    /// equally long are what `take_up` makes of their DLPack capsules, if it is given.
+    #[pyo3(signature = (take_up=None))]
+    fn next<'py>(
+        &self,
+        py: Python<'py>,
+        take_up: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Option<Taken<'py>>> {
         let stream = self.stream.get(py)?;
         loop {
             match py.detach(|| stream.take()) {
-                Taken::Closed => return Err(closed(py)),
-                Taken::Later => py.check_signals()?,
-                Taken::Now(outcome) => {
+                Waited::Closed => return Err(closed(py)),
+                Waited::Later => py.check_signals()?,
+                Waited::Now(outcome) => {
                     let batch = outcome.map_err(|error| errors::from_engine(py, &error))?;
-                    return batch.map(|batch| Batch::new(py, batch)).transpose();
+                    let names = &self.names;
+                    let taken = batch.map(|batch| Batch::take_apart(py, batch, names, take_up));
+                    return taken.transpose();
                 }
             }
         }
@@ -140,7 +152,7 @@ impl Feed {
         let from = Cursor { step, epoch, offset };
         let opened = interruptible(py, stream.runtime(), Leave::Running, move || order.open(from))?;
         let feed = opened.map_err(|error| errors::from_engine(py, &error))?;
-        Ok(Self::new(feed, stream.order.clone()))
+        Ok(Self::new(py, feed, stream.order.clone()))
     }
 
     /// Where it stands: the step that comes next, its epoch, and the samples of it before.

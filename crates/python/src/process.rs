@@ -6,7 +6,7 @@
 
 use std::mem::ManuallyDrop;
 
-use forebay::ErrorKind;
+use forebay::{ErrorKind, process_id};
 use pyo3::prelude::*;
 
 use crate::errors;
@@ -20,12 +20,12 @@ pub struct Owned<T> {
 
 impl<T> Owned<T> {
     pub fn new(value: T) -> Self {
-        Self { value: ManuallyDrop::new(value), process: std::process::id() }
+        Self { value: ManuallyDrop::new(value), process: process_id() }
     }
 
     /// The value, unless this is a forked child.
     pub fn here(&self) -> Option<&T> {
-        (self.process == std::process::id()).then_some(&*self.value)
+        (self.process == process_id()).then_some(&*self.value)
     }
 
     /// The value, or the exception that tells a forked child what to do.
@@ -36,7 +36,7 @@ impl<T> Owned<T> {
                  none of its threads; open it after the fork, or stay in one process \
                  (num_workers=0): the engine's threads do the work of workers",
                 self.process,
-                std::process::id()
+                process_id()
             );
             errors::raise(py, ErrorKind::Refused, &why)
         })

@@ -7,6 +7,7 @@
 
 mod crash;
 mod nonce;
+mod process;
 mod random;
 mod task;
 mod time;
@@ -21,6 +22,7 @@ use std::{
 };
 
 pub use crash::crash_point;
+pub use process::process_id;
 pub use random::Random;
 pub use task::{Panicked, Task};
 pub use time::{Stopwatch, Timestamp};

@@ -73,7 +73,7 @@ impl Transfer {
                 foresights: Mutex::default(),
                 candidates: Mutex::default(),
                 counters: Counters::default(),
-                process: std::process::id(),
+                process: forebay_runtime::process_id(),
             }),
         }
     }
@@ -113,13 +113,13 @@ impl Transfer {
 
     /// Whether this process is a fork of the one that made it.
     pub(crate) fn is_forked(&self) -> bool {
-        self.shared.process != std::process::id()
+        self.shared.process != forebay_runtime::process_id()
     }
 
     /// A forked child has none of the threads, and maybe locks that nobody will release.
     pub(crate) fn require_process(&self) -> Result<(), Error> {
         if self.is_forked() {
-            let (opened, child) = (self.shared.process, std::process::id());
+            let (opened, child) = (self.shared.process, forebay_runtime::process_id());
             return Err(Error::Forked { opened, child });
         }
         Ok(())

@@ -112,8 +112,9 @@ impl Source for Indexed {
         Ok(bytes.min(split.content_bytes))
     }
 
-    fn locate(&self, place: Place) -> Result<(u64, u32), Error> {
-        self.located(place).map(|((_, _, number), row)| (number, row))
+    fn extent_of(&self, row: u64) -> Result<(u64, Range<u64>), Error> {
+        let (entry, first, number) = self.extents.extent_of(row)?;
+        Ok((number, first..first + u64::from(entry.rows)))
     }
 
     fn extents(&self, shard: u32) -> Result<Vec<u64>, Error> {
@@ -231,15 +232,12 @@ impl Extent for OpenExtent {
         self.rows.value(&self.content, row, field)
     }
 
-    /// The first half of a digest over the extent's digest and the row's number in it.
-    fn id(&self, row: u32) -> SampleId {
-        let mut bytes = [0; 36];
-        bytes[..32].copy_from_slice(self.entry.digest.as_bytes());
-        bytes[32..].copy_from_slice(&row.to_le_bytes());
-        let digest = Digest::of(&bytes);
-        let mut id = [0; 16];
-        id.copy_from_slice(&digest.as_bytes()[..16]);
-        SampleId::from_bytes(id)
+    fn digest(&self) -> Digest {
+        self.entry.digest
+    }
+
+    fn stored_id(&self, _row: u32) -> Option<SampleId> {
+        None
     }
 
     fn label(&self, row: u32) -> Option<String> {

@@ -8,7 +8,10 @@
 mod indexed;
 mod prepared;
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    ops::{Range, RangeInclusive},
+};
 
 use forebay_local::CachedFile;
 use forebay_transfer::Object;
@@ -17,7 +20,7 @@ use forebay_types::{Digest, SampleId, Schema};
 pub(crate) use indexed::Indexed;
 pub(crate) use prepared::{Prepared, TOKENS};
 
-use crate::{Place, course::Shape};
+use crate::{course::Shape, ids::derived};
 
 /// One split that is fed.
 pub(crate) trait Source: Send + Sync {
@@ -33,8 +36,8 @@ pub(crate) trait Source: Send + Sync {
     /// What must lie on the node at once while `shards` of the order's shards are in use.
     fn bytes_in_use(&self, shards: u64) -> Result<u64, forebay_transfer::Error>;
 
-    /// The extent that holds a row, and the row's number there.
-    fn locate(&self, place: Place) -> Result<(u64, u32), forebay_transfer::Error>;
+    /// The extent that holds a row of the split, and all rows that it holds.
+    fn extent_of(&self, row: u64) -> Result<(u64, Range<u64>), forebay_transfer::Error>;
 
     /// The extents that a shard of the order lies in.
     fn extents(&self, shard: u32) -> Result<Vec<u64>, forebay_transfer::Error>;
@@ -44,7 +47,7 @@ pub(crate) trait Source: Send + Sync {
 
     /// The shards of the order that lie in the extent of this digest, if that is known without
     /// asking the lake. May be wrong, rarely.
-    fn shards_of(&self, digest: Digest) -> Option<std::ops::RangeInclusive<u32>>;
+    fn shards_of(&self, digest: Digest) -> Option<RangeInclusive<u32>>;
 
     /// Opens an extent that lies on the node.
     ///
@@ -64,8 +67,16 @@ pub(crate) trait Extent: Send + Sync {
     /// The value of a field of a verified row.
     fn value(&self, row: u32, field: usize) -> Result<Cow<'_, [u8]>, forebay_dialect::Error>;
 
+    /// Its digest.
+    fn digest(&self) -> Digest;
+
+    /// The identity that the row carries; none where it is to be derived.
+    fn stored_id(&self, row: u32) -> Option<SampleId>;
+
     /// The row's identity.
-    fn id(&self, row: u32) -> SampleId;
+    fn id(&self, row: u32) -> SampleId {
+        self.stored_id(row).unwrap_or_else(|| derived(self.digest(), row))
+    }
 
     /// What people know the row by.
     fn label(&self, _row: u32) -> Option<String> {

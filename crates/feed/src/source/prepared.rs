@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    ops::RangeInclusive,
+    ops::{Range, RangeInclusive},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -22,7 +22,7 @@ use forebay_transfer::{
 use forebay_types::{Digest, Dtype, Field, FieldKind, SampleId, Schema};
 
 use super::{Damage, Extent, Source};
-use crate::{Place, course::Shape};
+use crate::course::Shape;
 
 /// The name of the one field of prepared rows.
 pub(crate) const TOKENS: &str = "tokens";
@@ -75,8 +75,12 @@ impl Source for Prepared {
         Ok(in_use * shard_object(&*self.shards.get(0)?).bytes)
     }
 
-    fn locate(&self, place: Place) -> Result<(u64, u32), Error> {
-        Ok((u64::from(place.shard), place.row))
+    fn extent_of(&self, row: u64) -> Result<(u64, Range<u64>), Error> {
+        let split = self.shards.split();
+        let rows_per_shard = u64::from(split.rows_per_shard);
+        let shard = row / rows_per_shard;
+        let first = shard * rows_per_shard;
+        Ok((shard, first..(first + rows_per_shard).min(split.rows)))
     }
 
     fn extents(&self, shard: u32) -> Result<Vec<u64>, Error> {
@@ -124,7 +128,11 @@ impl Extent for OpenShard {
         Ok(Cow::Borrowed(self.reader.row(row).tokens_le))
     }
 
-    fn id(&self, row: u32) -> SampleId {
-        self.reader.row(row).id
+    fn digest(&self) -> Digest {
+        self.entry.digest
+    }
+
+    fn stored_id(&self, row: u32) -> Option<SampleId> {
+        Some(self.reader.row(row).id)
     }
 }

@@ -157,7 +157,7 @@ pub fn open(
 
 /// The row numbers of a batch, after a look at its tokens.
 pub fn rows(batch: &Batch) -> Vec<u64> {
-    let rows: Vec<u64> = batch.ids().iter().map(number).collect();
+    let rows: Vec<u64> = batch.ids().iter().map(|id| number(&id)).collect();
     let tokens: Vec<u8> = rows.iter().flat_map(|&row| tokens_le(row)).collect();
     assert_eq!(batch.tokens_le(), tokens);
     assert_eq!(batch.rows, rows.len());
