@@ -46,7 +46,8 @@ pub struct FeedSettings {
     pub lookahead_bytes: u64,
     /// Shards landing ahead at the same time.
     pub prefetch_threads: u32,
-    /// Bytes of assembled batches, the one in the consumer's hands included.
+    /// Bytes of assembled batches at most, the one in the consumer's hands included. The feed
+    /// begins with less and goes up to it when the consumer waits.
     pub buffer_bytes: u64,
     /// Threads that assemble batches.
     pub threads: u32,
