@@ -619,3 +619,26 @@ fn require_room(
 fn reads(transfer: &Transfer) -> u64 {
     transfer.lake().traffic().values().map(|traffic| traffic.reads).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// More ahead helps a consumer that waited for a batch although enough had been ready, up to
+    /// the setting; it does not help one whose threads never catch up.
+    #[test]
+    fn the_depth_grows_when_a_full_buffer_did_not_spare_a_wait() {
+        let most = 3 * DEPTH_START_BYTES;
+        let mut state = State::at(0, 1);
+        state.deepen(WAIT_MIN, most);
+        assert_eq!(state.depth_bytes, DEPTH_START_BYTES, "it was never full");
+        state.was_full = true;
+        state.deepen(WAIT_MIN / 2, most);
+        assert_eq!(state.depth_bytes, DEPTH_START_BYTES, "nobody waited");
+        state.deepen(WAIT_MIN, most);
+        assert_eq!((state.depth_bytes, state.was_full), (2 * DEPTH_START_BYTES, false));
+        state.was_full = true;
+        state.deepen(WAIT_MIN, most);
+        assert_eq!(state.depth_bytes, most);
+    }
+}
