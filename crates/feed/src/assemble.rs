@@ -39,12 +39,15 @@ pub(crate) struct Assembler {
     pub columns: Columns,
     pub pool: Arc<Pool>,
     pub seed: u64,
+    /// Plans to be used again: as many as threads have assembled at once.
+    pub plans: Mutex<Vec<Plan>>,
     /// Working memory of image decoders: as many as threads have decoded at once.
     pub scratches: Mutex<Vec<Scratch>>,
 }
 
 /// What a batch is made of, before anything is opened.
-struct Plan {
+#[derive(Default)]
+pub(crate) struct Plan {
     /// Its rows, in order.
     rows: Vec<Wanted>,
     /// The same in the order in which they lie.
@@ -55,7 +58,6 @@ struct Plan {
 
 /// One row of a batch.
 struct Wanted {
-    dataset: usize,
     /// The epoch of its dataset, which decides how it is augmented.
     epoch: u64,
     /// Until when its stream stays at its extent.
@@ -83,6 +85,13 @@ struct Stretch {
     needed_until: u64,
 }
 
+/// A plan whose extents are open, one for each stretch.
+#[derive(Clone, Copy)]
+struct Opened<'a> {
+    plan: &'a Plan,
+    extents: &'a [Arc<OpenExtent>],
+}
+
 /// One row whose extent is open.
 struct Found<'a> {
     extent: &'a OpenExtent,
@@ -91,29 +100,58 @@ struct Found<'a> {
     epoch: u64,
 }
 
+impl<'a> Opened<'a> {
+    fn len(&self) -> usize {
+        self.plan.rows.len()
+    }
+
+    /// The row at `index` of the batch.
+    fn at(&self, index: usize) -> Found<'a> {
+        let Wanted { stretch, row, epoch, .. } = self.plan.rows[index];
+        let dataset = self.plan.stretches[stretch].slot.0;
+        Found { extent: &self.extents[stretch], dataset, row, epoch }
+    }
+
+    /// All rows, in order.
+    fn iter(self) -> impl ExactSizeIterator<Item = Found<'a>> {
+        (0..self.len()).map(move |index| self.at(index))
+    }
+}
+
 impl Assembler {
     pub(crate) fn assemble(&self, step: u64) -> Result<Assembled, Error> {
-        let plan = self.plan(step)?;
-        self.fill(step, &plan)
+        self.with_plan(step, |plan| self.fill(step, plan))
     }
 
     /// As [`Assembler::assemble`], unless an extent would have to be opened first.
     pub(crate) fn assemble_if_open(&self, step: u64) -> Option<Result<Assembled, Error>> {
-        let plan = match self.plan(step) {
-            Ok(plan) => plan,
-            Err(error) => return Some(Err(error)),
-        };
-        let slots = plan.stretches.iter().map(|stretch| stretch.slot);
-        self.shelf.holds(slots).then(|| self.fill(step, &plan))
+        let filled = self.with_plan(step, |plan| {
+            let slots = plan.stretches.iter().map(|stretch| stretch.slot);
+            self.shelf.holds(slots).then(|| self.fill(step, plan)).transpose()
+        });
+        filled.transpose()
+    }
+
+    /// Does `work` with what the step is made of.
+    fn with_plan<T>(
+        &self,
+        step: u64,
+        work: impl FnOnce(&Plan) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut plan = lock(&self.plans).pop().unwrap_or_default();
+        let outcome = self.plan(step, &mut plan).and_then(|()| work(&plan));
+        lock(&self.plans).push(plan);
+        outcome
     }
 
     /// Looks up the rows of the step, each extent once.
-    fn plan(&self, step: u64) -> Result<Plan, Error> {
-        let positions = self.course.positions(step);
-        let mut rows = Vec::with_capacity(positions.len());
-        let mut places = Vec::with_capacity(positions.len());
+    fn plan(&self, step: u64, plan: &mut Plan) -> Result<(), Error> {
+        let Plan { rows, places, stretches } = plan;
+        rows.clear();
+        places.clear();
+        stretches.clear();
         let mut recent = None;
-        for (index, position) in (0..).zip(positions) {
+        for (index, position) in (0..).zip(self.course.positions(step)) {
             let Sample { dataset, epoch, position } = self.course.sample(position);
             let (_, order) = match recent.take() {
                 Some((known, order)) if known == (dataset, epoch) => recent.insert((known, order)),
@@ -121,22 +159,15 @@ impl Assembler {
             };
             places.push(Place { dataset: dataset as u32, row: order.row(position), index });
             let needed_until = self.course.needed_until(dataset, epoch, order.run(position));
-            rows.push(Wanted { dataset, epoch, needed_until, stretch: 0, row: 0 });
+            rows.push(Wanted { epoch, needed_until, stretch: 0, row: 0 });
         }
         places.sort_unstable();
-        let stretches = self
-            .stretches(&places, &mut rows)
-            .map_err(|source| Error::Read { step, source: Box::new(source) })?;
-        Ok(Plan { rows, places, stretches })
+        self.divide(plan).map_err(|source| Error::Read { step, source: Box::new(source) })
     }
 
-    /// Divides `places` among the extents they lie in, and tells each of `rows` its own.
-    fn stretches(
-        &self,
-        places: &[Place],
-        rows: &mut [Wanted],
-    ) -> Result<Vec<Stretch>, forebay_transfer::Error> {
-        let mut stretches: Vec<Stretch> = Vec::new();
+    /// Divides a plan's places among the extents they lie in, and tells each of its rows its own.
+    fn divide(&self, plan: &mut Plan) -> Result<(), forebay_transfer::Error> {
+        let Plan { rows, places, stretches } = plan;
         let (mut dataset, mut extent_rows) = (u32::MAX, 0..0);
         for (number, place) in places.iter().enumerate() {
             if place.dataset != dataset || !extent_rows.contains(&place.row) {
@@ -157,37 +188,31 @@ impl Assembler {
             stretch.places.end = number + 1;
             stretch.needed_until = stretch.needed_until.max(row.needed_until);
         }
-        Ok(stretches)
+        Ok(())
     }
 
     fn fill(&self, step: u64, plan: &Plan) -> Result<Assembled, Error> {
         let mut timeline = Timeline::default();
         let groups = plan.stretches.iter().map(|stretch| stretch.group(&plan.places));
         let extents = self.shelf.extents(groups, step, &mut timeline)?;
-        let found = |wanted: &Wanted| Found {
-            extent: &extents[wanted.stretch],
-            dataset: wanted.dataset,
-            row: wanted.row,
-            epoch: wanted.epoch,
-        };
-        let found: Vec<Found<'_>> = plan.rows.iter().map(found).collect();
+        let found = Opened { plan, extents: &extents };
         let mut buffer = self.pool.take();
         buffer.columns.resize_with(self.columns.plans.len(), ColumnBuffer::default);
         buffer.ids.reset(extents.iter().map(|extent| extent.rows.digest()));
         buffer.ids.extend(plan.rows.iter().map(|row| identity(row, &extents[row.stretch])));
-        for (plan, column) in self.columns.plans.iter().zip(&mut buffer.columns) {
-            self.gather(plan, &found, step, column)?;
+        for (column_plan, column) in self.columns.plans.iter().zip(&mut buffer.columns) {
+            self.gather(column_plan, found, step, column)?;
         }
         self.pool.count(&buffer);
         let epoch = self.course.epoch_of(step);
-        Ok(Assembled { epoch, rows: found.len(), buffer, timeline })
+        Ok(Assembled { epoch, rows: plan.rows.len(), buffer, timeline })
     }
 
     /// Brings one column's values to where they belong in the batch.
     fn gather(
         &self,
         plan: &ColumnPlan,
-        found: &[Found<'_>],
+        found: Opened<'_>,
         step: u64,
         column: &mut ColumnBuffer,
     ) -> Result<(), Error> {
@@ -212,7 +237,7 @@ impl Assembler {
         plan: &ColumnPlan,
         decoder: &ImageDecoder,
         value_bytes: usize,
-        found: &[Found<'_>],
+        found: Opened<'_>,
         step: u64,
         column: &mut ColumnBuffer,
     ) -> Result<(), Error> {
@@ -247,8 +272,8 @@ fn identity(wanted: &Wanted, extent: &OpenExtent) -> Identity {
     extent.rows.stored_id(row).map_or(derived, Identity::Stored)
 }
 
-fn lock(scratches: &Mutex<Vec<Scratch>>) -> MutexGuard<'_, Vec<Scratch>> {
-    scratches.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(spare: &Mutex<Vec<T>>) -> MutexGuard<'_, Vec<T>> {
+    spare.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What decides how a sample is augmented: a pure function, so it is the same when it is replayed.
@@ -266,7 +291,7 @@ fn augment_key(seed: u64, epoch: u64, id: SampleId) -> AugmentKey {
 fn dense(
     plan: &ColumnPlan,
     value_bytes: usize,
-    found: &[Found<'_>],
+    found: Opened<'_>,
     step: u64,
     column: &mut ColumnBuffer,
 ) -> Result<(), Error> {
@@ -287,7 +312,7 @@ fn dense(
 fn ragged(
     plan: &ColumnPlan,
     item_bytes: usize,
-    found: &[Found<'_>],
+    found: Opened<'_>,
     step: u64,
     column: &mut ColumnBuffer,
 ) -> Result<(), Error> {
@@ -306,7 +331,7 @@ fn ragged(
 fn padded(
     plan: &ColumnPlan,
     (item_bytes, fill, items): (usize, &[u8], Option<usize>),
-    found: &[Found<'_>],
+    found: Opened<'_>,
     step: u64,
     column: &mut ColumnBuffer,
 ) -> Result<usize, Error> {
@@ -317,7 +342,7 @@ fn padded(
     if let Some(at) = values.iter().position(|value| value.len() > row_bytes) {
         let length = values[at].len() / item_bytes;
         let what = format!("a value of {length} elements does not fit into the {items} of padding");
-        return Err(found[at].misshapen(step, what));
+        return Err(found.at(at).misshapen(step, what));
     }
     column.values.resize(found.len() * row_bytes);
     for (value, place) in values.iter().zip(column.values.chunks_exact_mut(row_bytes.max(1))) {
@@ -331,7 +356,7 @@ fn padded(
 /// The values of a column of varying length; notes where each starts.
 fn varying<'a>(
     plan: &ColumnPlan,
-    found: &[Found<'a>],
+    found: Opened<'a>,
     step: u64,
     item_bytes: usize,
     column: &mut ColumnBuffer,
@@ -339,7 +364,7 @@ fn varying<'a>(
     let mut end = 0;
     column.offsets.push(end);
     let mut values = Vec::with_capacity(found.len());
-    for found in found {
+    for found in found.iter() {
         let value = found.value(plan, step)?;
         if !value.len().is_multiple_of(item_bytes) {
             let bytes = value.len();

@@ -105,7 +105,7 @@ impl Pool {
     pub(crate) fn take(&self) -> Buffer {
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let buffer = spare.unwrap_or_default();
-        self.bytes.fetch_sub(buffer.capacity_bytes(), Ordering::Relaxed);
+        self.forget(buffer.capacity_bytes());
         buffer
     }
 
@@ -130,7 +130,7 @@ impl Pool {
         if spare.len() < self.spare_max {
             spare.push(buffer);
         } else {
-            self.bytes.fetch_sub(buffer.capacity_bytes(), Ordering::Relaxed);
+            self.forget(buffer.capacity_bytes());
         }
     }
 }

@@ -5,11 +5,8 @@
 //!        (transfer)                               (threads, in any order)   (in order)
 //! ```
 //!
-//! Threads claim steps in order and assemble them side by side, until what is ready fills the
-//! feed's *depth*; so a slow consumer stops them. They go on when half of it was taken, many batches
-//! at a time: to be woken for each would cost more than to gather one. The depth begins at
-//! [`DEPTH_START_BYTES`], so that batches are written where the caches hold them still, and doubles
-//! up to `buffer_bytes` whenever the consumer had to wait although it had been full.
+//! Threads (`workers`) claim steps in order and assemble them side by side, as far ahead as the
+//! `backlog` has room; this is the consumer's side.
 //!
 //! The state of a feed is its [`Position`]: to open one anywhere costs the same, because the order
 //! is a pure function.
@@ -20,9 +17,8 @@
 //! Dropping a feed stops downloads at their next piece and joins its threads.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -33,6 +29,7 @@ use forebay_types::{Position, Rank};
 use crate::{
     Batch, Cursor, Error, FeedSettings, FeedStats,
     assemble::{Assembled, Assembler},
+    backlog::Backlog,
     batch::Pool,
     columns::Columns,
     course::Course,
@@ -42,16 +39,8 @@ use crate::{
     mixture::by_samples,
     shelf::Shelf,
     source::Source,
+    workers::{PATIENCE, Shared},
 };
-
-/// What is assembled ahead at first, if the settings allow as much: what the caches of a core and
-/// its share of the last level hold. Filling ever new memory instead costs half as much again as
-/// to gather what is put there.
-const DEPTH_START_BYTES: u64 = 4 << 20;
-/// What the consumer waits before it is more than the machine's noise.
-const WAIT_MIN: Duration = Duration::from_millis(1);
-/// How long a waiting thread goes without asking whether the runtime was cancelled.
-const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A stream of batches.
 pub struct Feed {
@@ -75,44 +64,6 @@ pub enum Next {
     End,
     /// It is not ready yet.
     Pending,
-}
-
-struct Shared {
-    assembler: Assembler,
-    prefetcher: Prefetcher,
-    steps: u64,
-    buffer_bytes: u64,
-    threads: u32,
-    state: Mutex<State>,
-    /// The consumer waits for a batch.
-    delivered: Condvar,
-    /// Threads wait for something to do.
-    freed: Condvar,
-}
-
-struct State {
-    /// The step the consumer gets next.
-    deliver: u64,
-    /// The step a thread claims next.
-    claim: u64,
-    /// Steps that failed and are to be tried again.
-    again: BTreeSet<u64>,
-    busy: BTreeSet<u64>,
-    ready: BTreeMap<u64, Result<Assembled, Error>>,
-    /// Bytes of the batches in `ready`.
-    ready_bytes: u64,
-    /// The bytes that may be ready, if that is enough for every thread to have a batch under way.
-    depth_bytes: u64,
-    /// Whether so much was ready since the consumer waited last.
-    was_full: bool,
-    /// The largest batch met, or what the sizes of the dataset let expect.
-    batch_bytes: u64,
-    /// Threads that wait.
-    idle: u32,
-    /// Whether the consumer waits.
-    awaited: bool,
-    stopped: bool,
-    panicked: bool,
 }
 
 impl Feed {
@@ -178,24 +129,19 @@ impl Feed {
         let steps = course.steps().unwrap_or(u64::MAX);
         let start = course.start(step.min(steps));
         let spare_max = (settings.buffer_bytes / batch_bytes.max(1)).clamp(2, SPARE_MAX) as usize;
-        let shared = Arc::new(Shared {
-            prefetcher: Prefetcher::start(transfer, Arc::new(lookahead), start, prefetch),
-            assembler: Assembler {
-                course,
-                shelf: Shelf::new(transfer, &sources),
-                sources,
-                columns,
-                pool: Arc::new(Pool::new(spare_max)),
-                seed: settings.seed,
-                scratches: Mutex::default(),
-            },
-            steps,
-            buffer_bytes: settings.buffer_bytes,
-            threads: settings.threads,
-            state: Mutex::new(State::at(step, batch_bytes)),
-            delivered: Condvar::new(),
-            freed: Condvar::new(),
-        });
+        let prefetcher = Prefetcher::start(transfer, Arc::new(lookahead), start, prefetch);
+        let assembler = Assembler {
+            course,
+            shelf: Shelf::new(transfer, &sources),
+            sources,
+            columns,
+            pool: Arc::new(Pool::new(spare_max)),
+            seed: settings.seed,
+            plans: Mutex::default(),
+            scratches: Mutex::default(),
+        };
+        let backlog = Backlog::at(step, steps, batch_bytes, settings);
+        let shared = Arc::new(Shared::new(assembler, prefetcher, steps, backlog));
         let threads = (0..settings.threads)
             .map(|index| {
                 let shared = shared.clone();
@@ -235,7 +181,7 @@ impl Feed {
     /// # Errors
     /// As [`Feed::next`].
     pub fn next_within(&mut self, patience: Option<Duration>) -> Result<Next, Error> {
-        let step = self.shared.lock().deliver;
+        let step = self.shared.lock().backlog.next_step();
         if step >= self.shared.steps {
             return Ok(Next::End);
         }
@@ -269,7 +215,7 @@ impl Feed {
         deadline: Option<Duration>,
     ) -> Result<Option<Result<Assembled, Error>>, Error> {
         let mut state = self.shared.lock();
-        while !state.ready.contains_key(&step) {
+        while !state.backlog.is_ready(step) {
             if let Err(source) = self.transfer.runtime().check() {
                 return Err(Error::Cancelled { step, source });
             }
@@ -279,27 +225,17 @@ impl Feed {
             }
             let patience = match deadline {
                 None => PATIENCE,
-                Some(deadline) => deadline.saturating_sub(self.transfer.runtime().elapsed()),
+                Some(deadline) => deadline.saturating_sub(self.now()),
             };
             if patience.is_zero() {
                 return Ok(None);
             }
-            state.awaited = true;
-            state = wait(&self.shared.delivered, state, patience.min(PATIENCE));
-            state.awaited = false;
+            state = self.shared.wait_for_delivery(state, patience.min(PATIENCE));
         }
-        let waited = self.transfer.runtime().elapsed().saturating_sub(start);
-        state.deepen(waited, self.shared.buffer_bytes);
-        let outcome = state.ready.remove(&step).expect("just seen, under the same lock");
-        match &outcome {
-            Ok(assembled) => {
-                state.ready_bytes -= assembled.buffer.bytes();
-                state.deliver += 1;
-            }
-            Err(_) => state.retry(step),
-        }
+        let waited = self.now().saturating_sub(start);
+        let outcome = state.backlog.take(step, waited);
         self.shared.wake(state);
-        Ok(Some(outcome))
+        Ok(outcome)
     }
 
     fn deliver(
@@ -333,13 +269,13 @@ impl Feed {
     /// Where the feed stands: a feed opened there goes on with the same batches.
     #[must_use]
     pub fn position(&self) -> Position {
-        Position { step: self.shared.lock().deliver }
+        Position { step: self.shared.lock().backlog.next_step() }
     }
 
     /// Where the feed stands, independent of world size and batch size.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
-        self.shared.assembler.course.cursor(self.shared.lock().deliver)
+        self.shared.assembler.course.cursor(self.shared.lock().backlog.next_step())
     }
 
     /// The step after the last; `None` when the feed never ends.
@@ -404,183 +340,6 @@ impl fmt::Debug for Feed {
     }
 }
 
-impl State {
-    fn at(step: u64, batch_bytes: u64) -> Self {
-        Self {
-            deliver: step,
-            claim: step,
-            again: BTreeSet::new(),
-            busy: BTreeSet::new(),
-            ready: BTreeMap::new(),
-            ready_bytes: 0,
-            depth_bytes: DEPTH_START_BYTES,
-            was_full: false,
-            batch_bytes,
-            idle: 0,
-            awaited: false,
-            stopped: false,
-            panicked: false,
-        }
-    }
-
-    /// The first step that is not assembled yet.
-    fn front(&self) -> u64 {
-        let waiting = self.busy.first().into_iter().chain(self.again.first());
-        waiting.min().copied().unwrap_or(self.claim)
-    }
-
-    /// Whether one more batch may be begun beside those that are ready, under way and in the
-    /// consumer's hands.
-    fn has_room(&self, bytes: u64) -> bool {
-        let begun = self.busy.len() as u64 + 2;
-        self.ready_bytes + begun * self.batch_bytes <= bytes
-            || (self.ready.is_empty() && self.busy.is_empty())
-    }
-
-    /// The consumer waited so long for a batch: more ahead may spare it the next time.
-    fn deepen(&mut self, waited: Duration, buffer_bytes: u64) {
-        if waited >= WAIT_MIN && self.was_full {
-            self.depth_bytes = self.depth_bytes.saturating_mul(2).min(buffer_bytes);
-            self.was_full = false;
-        }
-    }
-
-    /// Tries `step` again, and every other that has failed: the cause is likely the same.
-    fn retry(&mut self, step: u64) {
-        self.again.insert(step);
-        let failed = self.ready.iter().filter(|(_, outcome)| outcome.is_err());
-        self.again.extend(failed.map(|(step, _)| *step));
-        self.ready.retain(|_, outcome| outcome.is_ok());
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The bytes of batches that may exist now.
-    fn depth_bytes(&self, state: &State) -> u64 {
-        // One in the consumer's hands, one ready, and one under way on each thread.
-        let least = (u64::from(self.threads) + 2) * state.batch_bytes;
-        state.depth_bytes.max(least).min(self.buffer_bytes)
-    }
-
-    /// Wakes idle threads if there is enough for them to do.
-    fn wake(&self, state: MutexGuard<'_, State>) {
-        let half_taken = state.ready_bytes <= self.depth_bytes(&state) / 2;
-        let is_due = state.idle > 0 && (half_taken || !state.again.is_empty());
-        drop(state);
-        if is_due {
-            self.freed.notify_all();
-        }
-    }
-
-    /// Assembles `step` on the consumer's own thread, if no other has begun it and all it needs is
-    /// open: on a busy machine that is sooner done than waited for. Nothing blocks here.
-    fn assemble_now(&self, step: u64) -> Option<Result<Assembled, Error>> {
-        let mut state = self.lock();
-        if state.stopped || state.panicked || state.ready.contains_key(&step) {
-            return None;
-        }
-        match (state.again.remove(&step), state.claim == step) {
-            (true, _) => {}
-            (false, true) => state.claim += 1,
-            (false, false) => return None,
-        }
-        state.busy.insert(step);
-        drop(state);
-        let outcome = self.assembler.assemble_if_open(step);
-        let mut state = self.lock();
-        state.busy.remove(&step);
-        match &outcome {
-            Some(Ok(_)) => state.deliver += 1,
-            Some(Err(_)) | None => _ = state.again.insert(step),
-        }
-        let front = state.front();
-        self.wake(state);
-        self.pass(front);
-        outcome
-    }
-
-    /// Nothing before `step` will be read again.
-    fn pass(&self, step: u64) {
-        let position = self.assembler.course.start(step.min(self.steps));
-        self.prefetcher.advance(position);
-        self.assembler.shelf.close_before(position);
-    }
-
-    fn stop(&self) {
-        self.lock().stopped = true;
-        self.assembler.shelf.stop();
-        self.delivered.notify_all();
-        self.freed.notify_all();
-    }
-
-    /// A thread's life.
-    fn work(&self) {
-        let _farewell = Farewell(self);
-        while let Some(step) = self.claim() {
-            let outcome = self.assembler.assemble(step);
-            let mut state = self.lock();
-            state.busy.remove(&step);
-            if let Ok(assembled) = &outcome {
-                let bytes = assembled.buffer.bytes();
-                state.ready_bytes += bytes;
-                state.batch_bytes = state.batch_bytes.max(bytes);
-            }
-            state.ready.insert(step, outcome);
-            let (front, awaited) = (state.front(), state.awaited);
-            drop(state);
-            if awaited {
-                self.delivered.notify_all();
-            }
-            self.pass(front);
-        }
-    }
-
-    fn claim(&self) -> Option<u64> {
-        let mut state = self.lock();
-        loop {
-            if state.stopped {
-                return None;
-            }
-            let has_room = state.has_room(self.depth_bytes(&state));
-            let fresh = state.claim < self.steps && has_room;
-            let step = state.again.pop_first().or_else(|| {
-                state.claim += u64::from(fresh);
-                fresh.then(|| state.claim - 1)
-            });
-            if let Some(step) = step {
-                state.busy.insert(step);
-                return Some(step);
-            }
-            state.was_full |= !has_room && !state.ready.is_empty();
-            state.idle += 1;
-            state = wait(&self.freed, state, PATIENCE);
-            state.idle -= 1;
-        }
-    }
-}
-
-fn wait<'a>(
-    condition: &Condvar,
-    state: MutexGuard<'a, State>,
-    patience: Duration,
-) -> MutexGuard<'a, State> {
-    condition.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner).0
-}
-
-/// Tells the consumer when a thread ends by a panic, so that it does not wait for ever.
-struct Farewell<'a>(&'a Shared);
-
-impl Drop for Farewell<'_> {
-    fn drop(&mut self) {
-        self.0.lock().panicked |= std::thread::panicking();
-        self.0.delivered.notify_all();
-    }
-}
-
 /// Buffers kept for later batches at most.
 const SPARE_MAX: u64 = 1024;
 
@@ -618,27 +377,4 @@ fn require_room(
 /// Requests to the lake so far, for whatever.
 fn reads(transfer: &Transfer) -> u64 {
     transfer.lake().traffic().values().map(|traffic| traffic.reads).sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// More ahead helps a consumer that waited for a batch although enough had been ready, up to
-    /// the setting; it does not help one whose threads never catch up.
-    #[test]
-    fn the_depth_grows_when_a_full_buffer_did_not_spare_a_wait() {
-        let most = 3 * DEPTH_START_BYTES;
-        let mut state = State::at(0, 1);
-        state.deepen(WAIT_MIN, most);
-        assert_eq!(state.depth_bytes, DEPTH_START_BYTES, "it was never full");
-        state.was_full = true;
-        state.deepen(WAIT_MIN / 2, most);
-        assert_eq!(state.depth_bytes, DEPTH_START_BYTES, "nobody waited");
-        state.deepen(WAIT_MIN, most);
-        assert_eq!((state.depth_bytes, state.was_full), (2 * DEPTH_START_BYTES, false));
-        state.was_full = true;
-        state.deepen(WAIT_MIN, most);
-        assert_eq!(state.depth_bytes, most);
-    }
 }

@@ -60,10 +60,4 @@ impl SampleIds {
             Identity::Derived { extent, row } => derived(self.extents[extent as usize], row),
         })
     }
-
-    /// All of them.
-    #[must_use]
-    pub fn to_vec(&self) -> Vec<SampleId> {
-        self.iter().collect()
-    }
 }

@@ -18,6 +18,7 @@
 
 mod aligned;
 mod assemble;
+mod backlog;
 mod batch;
 mod columns;
 mod course;
@@ -34,6 +35,7 @@ mod shelf;
 mod source;
 mod stats;
 mod trace;
+mod workers;
 
 pub use batch::{Batch, Column, ColumnKind};
 pub use course::Cursor;

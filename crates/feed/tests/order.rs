@@ -105,7 +105,7 @@ fn a_trace_names_the_records_of_a_step() {
     let mut feed = open(&transfer, &published, &settings(), Rank::ALONE, 57);
     let batch = feed.next().unwrap().unwrap();
     let traced = forebay_feed::trace(&transfer, &[published.dataset()], &settings(), 57).unwrap();
-    assert_eq!(traced.iter().map(|sample| sample.id).collect::<Vec<_>>(), batch.ids().to_vec());
+    assert!(traced.iter().map(|sample| sample.id).eq(batch.ids().iter()));
     for (sample, row) in traced.iter().zip(rows(&batch)) {
         assert_eq!(sample.shard * 24 + u64::from(sample.row), row);
         let [origin] = sample.origins.as_slice() else { panic!("{sample:?}") };
