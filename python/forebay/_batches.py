@@ -27,6 +27,8 @@ Transform = Callable[[Batch], Batch]
 
 #: The column of sample identities: ``uint8[batch, 16]``.
 ID = "__id__"
+#: Kinds of columns whose rows are equally long.
+_EVEN = ("dense", "padded")
 
 
 class Ragged(NamedTuple):
@@ -37,7 +39,7 @@ class Ragged(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """One batch with what it is: its step, its epoch, where the run stands after it, its samples."""
+    """One batch, and what it is: its step, its samples, where the run stands after it."""
 
     about: _forebay.Batch
     batch: Batch
@@ -108,11 +110,11 @@ class Arrays:
         self._output = output
         self._take_up = output.take_up
         # What the engine does not hand over as arrays already.
-        is_whole = {"dense", "padded"} if self._take_up is not None else set[str]()
+        finished = _EVEN if self._take_up is not None else ()
         self._unfinished = [
             name
             for name, kind in kinds.items()
-            if kind not in is_whole and name not in self._unwanted
+            if kind not in finished and name not in self._unwanted
         ]
 
     def next(self) -> Delivery | None:
@@ -133,7 +135,7 @@ class Arrays:
     def _column(self, column: _forebay.Column) -> Any:
         """An array; a :class:`Ragged`; or a list of arrays (bytes) or of ``str`` (text)."""
         kind = column.kind
-        if kind in ("dense", "padded"):
+        if kind in _EVEN:
             return self._output.column(column)
         offsets = column.offsets or [0]
         if kind == "ragged":

@@ -39,19 +39,6 @@ Output = Literal["torch", "numpy"]
 
 LOCAL_BUDGET = "64GB"
 
-#: How often this process is a fork of a fork since this module was imported; the system's number of
-#: a process is a call into the kernel, which every batch would pay.
-_forks = 0
-
-
-def _count_fork() -> None:
-    global _forks
-    _forks += 1
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_count_fork)
-
 
 class Waited(TypedDict):
     """Seconds the consumer waited, by cause."""
@@ -105,15 +92,15 @@ class Feed:
     ) -> None:
         self._engine = engine
         self._native = native
-        self._forks = _forks
+        self._process = _forebay.process_id()
         self._about = _described(native)
         self._output: Output | None = output
         self._columns = None if columns is None else list(columns)
         self._transform = transform
         self._transform_threads = transform_threads
         self._device = device
-        self._start = Cursor(*native.cursor())
-        # What was delivered last since then.
+        # Where the run stands: step, epoch, and samples of that epoch.
+        self._after = native.cursor()
         self._last: _forebay.Batch | None = None
         self._steps_per_epoch = native.steps_per_epoch()
         self._steps = native.steps()
@@ -141,13 +128,13 @@ class Feed:
     def _next(self) -> Delivery | None:
         delivery = self._open_source().next()
         if delivery is not None:
-            self._last = delivery.about
+            self._last, self._after = delivery.about, delivery.about.after
         return delivery
 
     @property
     def _cursor(self) -> Cursor:
         """Where the run stands after the batch that was delivered last."""
-        return self._start if self._last is None else Cursor(*self._last.after)
+        return Cursor(*self._after)
 
     def __len__(self) -> int:
         """The steps that are left; ``TypeError`` when the epochs never end."""
@@ -168,7 +155,7 @@ class Feed:
     @property
     def epoch(self) -> int:
         """The epoch of the batch that comes next, from 0."""
-        return self._start.epoch if self._last is None else self._last.after[1]
+        return self._after[1]
 
     @property
     def rank(self) -> int:
@@ -237,7 +224,7 @@ class Feed:
 
     def _forked(self) -> bool:
         """Whether this is a forked child, where locks of the stages may be held for ever."""
-        return self._forks != _forks
+        return self._process != _forebay.process_id()
 
     def _seek(self, cursor: Cursor) -> None:
         """Goes on at ``cursor``; costs the same wherever it is."""
@@ -247,7 +234,7 @@ class Feed:
         # Stages that work ahead end with the feed they take from.
         native = self._native.at(*cursor)
         source.close()
-        self._native, self._start, self._last = native, Cursor(*native.cursor()), None
+        self._native, self._after = native, native.cursor()
         self._steps = native.steps()
         self._source = self._pipeline()
 

@@ -6,6 +6,8 @@ from typing import Any, final
 
 VERSION: str
 
+def process_id() -> int: ...
+
 @final
 class Engine:
     """A lake and a node's local tier, opened."""

@@ -65,7 +65,7 @@ impl Column {
 
     /// Whether its rows are equally long.
     pub fn is_even(&self) -> bool {
-        self.offsets.is_none() || self.kind == "padded"
+        matches!(self.kind, "dense" | "padded")
     }
 }
 

@@ -23,8 +23,16 @@ mod process;
 /// Forebay's engine, as the package `forebay` uses it.
 #[pyo3::pymodule(gil_used = false)]
 mod _forebay {
+    use pyo3::pyfunction;
+
     #[pymodule_export]
     use crate::{batch::Batch, column::Column, engine::Engine, feed::Feed};
+
+    /// The number of this process, without a call into the kernel.
+    #[pyfunction]
+    fn process_id() -> u32 {
+        forebay::process_id()
+    }
 
     /// The version of the engine and of the package.
     #[pymodule_export]
