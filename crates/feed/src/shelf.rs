@@ -114,6 +114,10 @@ impl Shelf {
         let mut start = self.now();
         let open = self.opened(groups.clone().map(|group| group.slot));
         for (Group { slot, rows, needed_until }, open) in groups.zip(open) {
+            if self.stopped.load(Ordering::SeqCst) {
+                // Nobody waits for the batch: a feed that was moved before its first one, say.
+                return Err(Error::Cancelled { step, source: forebay_runtime::Cancelled });
+            }
             let mut extent = match open {
                 Some(extent) => extent,
                 None => self.open(slot, step, &mut start, timeline)?,
@@ -177,7 +181,7 @@ impl Shelf {
         state.resting.retain(|_, (_, since)| now.saturating_sub(*since) <= REST_MAX);
     }
 
-    /// Stops downloads that are under way.
+    /// Stops what is under way: downloads, and the opening of further extents.
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
     }
