@@ -54,6 +54,7 @@ fn tensor(number: usize, values: &[u8]) -> StateTensor<'_> {
         dtype: Dtype::F32,
         shape: vec![values.len() as u64 / 4],
         bytes: Cow::Borrowed(values),
+        part: None,
     }
 }
 

@@ -134,6 +134,7 @@ mod tests {
             dtype: Dtype::U8,
             shape: vec![bytes as u64],
             bytes: Cow::Owned((0..bytes).map(|at| (at * 7 + index) as u8).collect()),
+            part: None,
         };
         sizes.iter().enumerate().map(tensor).collect()
     }

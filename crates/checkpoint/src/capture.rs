@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use forebay_format::v1::{
+    checkpoint::TensorPart,
     run::DatasetReference,
     tensors::{self, TensorPlace, TensorPlan},
 };
@@ -28,8 +29,8 @@ pub(crate) struct Facts {
 pub(crate) struct Captured {
     pub facts: Facts,
     pub arena: Arena,
-    /// In the order of the image.
-    pub tensors: Vec<TensorPlace>,
+    /// In the order of the image, each with what it is a part of.
+    pub tensors: Vec<(TensorPlace, Option<TensorPart>)>,
     pub timing: Timing,
 }
 
@@ -57,6 +58,7 @@ pub(crate) fn capture(
     facts: Facts,
 ) -> Captured {
     arena.fill(&plan, state, site.threads(), &site.runtime);
-    let tensors = plan.places.into_iter().map(|(_, place)| place).collect();
+    let part = |(index, place): (usize, TensorPlace)| (place, state[index].part.clone());
+    let tensors = plan.places.into_iter().map(part).collect();
     Captured { facts, arena, tensors, timing: Timing::default() }
 }

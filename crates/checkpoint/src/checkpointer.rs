@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use forebay_format::v1::run::DatasetReference;
@@ -155,6 +156,22 @@ impl Checkpointer {
         captured.timing = Timing { captured_at, pause_seconds, waited_seconds, stage_seconds: 0.0 };
         self.pipeline.submit(captured)?;
         Ok(Capture { bytes, pause_seconds, waited_seconds })
+    }
+
+    /// Waits until a save would not wait for the one before, at most so long; says whether that is.
+    ///
+    /// # Errors
+    /// When the background has stopped.
+    pub fn await_ready(&mut self, patience: Duration) -> Result<bool, Error> {
+        self.pipeline.await_arena(patience)
+    }
+
+    /// What went wrong in the background and nobody was told of yet.
+    ///
+    /// # Errors
+    /// That.
+    pub fn check(&self) -> Result<(), Error> {
+        self.pipeline.check()
     }
 
     /// The saves that were committed since the last call.

@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf};
 
+use forebay_format::v1::checkpoint::TensorPart;
 use forebay_types::{ErrorKind, Name};
 
 /// A failure to save, restore or inspect a checkpoint.
@@ -43,6 +44,20 @@ pub enum Error {
         found: u64,
         /// The bytes needed.
         expected: u64,
+    },
+    /// A part that does not lie in its whole.
+    #[error(
+        "tensor `{tensor}`: a part of shape {shape:?} at {:?} does not lie in a whole of shape {:?}; \
+         nothing of this checkpoint was saved",
+        part.start, part.whole
+    )]
+    Part {
+        /// Its name.
+        tensor: String,
+        /// The part's shape.
+        shape: Vec<u64>,
+        /// Where it is said to lie.
+        part: TensorPart,
     },
     /// A save that failed after it was captured.
     #[error(
@@ -142,6 +157,18 @@ pub enum Error {
         /// What does not hold; names the tensor if it is one.
         what: String,
     },
+    /// A tensor that is asked for and not there as it is asked for.
+    #[error("tensor `{tensor}` of step {step} of run {run}: {what}")]
+    Region {
+        /// The run.
+        run: Name,
+        /// The step.
+        step: u64,
+        /// The tensor.
+        tensor: String,
+        /// What does not fit.
+        what: String,
+    },
     /// A checkpoint that cannot be restored.
     #[error("checkpoint step {step} of run {run} is damaged; {advice}")]
     Damaged {
@@ -197,9 +224,11 @@ impl Error {
             Self::Format(error) => error.kind(),
             Self::File { source, .. } => ErrorKind::of_io(source),
             Self::Background { source, .. } | Self::Retention { source, .. } => source.kind(),
-            Self::Tensor { .. } | Self::LaunchUnknown { .. } | Self::NotEmpty { .. } => {
-                ErrorKind::Invalid
-            }
+            Self::Tensor { .. }
+            | Self::Part { .. }
+            | Self::Region { .. }
+            | Self::LaunchUnknown { .. }
+            | Self::NotEmpty { .. } => ErrorKind::Invalid,
             Self::Conflict { .. } | Self::RanksDisagree { .. } => ErrorKind::Conflict,
             Self::RanksMissing { .. } => ErrorKind::Unavailable,
             Self::NoStep { .. } | Self::NoCheckpoint { .. } => ErrorKind::NotFound,

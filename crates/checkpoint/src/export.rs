@@ -17,7 +17,9 @@ use forebay_lake::Lake;
 use forebay_types::Name;
 use serde::Serialize;
 
-use crate::{Error, Part, Restored, TensorView, Which, read, restore::Tiers};
+use crate::{
+    Error, Part, Restored, TensorView, Which, committed::Tiers, read, restore::restore_in,
+};
 
 /// What was exported.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -45,7 +47,7 @@ pub fn export(
     make_directory(output)?;
     let step = read::chosen(lake, run, step)?;
     let tiers = Tiers { lake, near: None };
-    let restored = tiers.restore(run, Which::Step(step), part)?;
+    let restored = restore_in(tiers, run, Which::Step(step), part)?;
     let restored = restored.ok_or_else(|| Error::NoCheckpoint { run: run.clone() })?;
     let name = if part == Part::All { "state.safetensors" } else { "model.safetensors" };
     let (tensors, bytes) = write_tensors(&restored, &output.join(name))?;

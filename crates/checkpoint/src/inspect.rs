@@ -11,8 +11,9 @@ use forebay_types::{Digest, DigestWriter, Name, Position};
 use serde::Serialize;
 
 use crate::{
-    Error, read,
-    restore::{Source, check_header, check_tensor, file_key},
+    Error,
+    committed::{Source, check_header, check_tensor, file_key},
+    read,
 };
 
 const PIECE_BYTES: usize = 4 << 20;
@@ -152,7 +153,7 @@ pub fn verify(lake: &Lake, run: &Name, step: Option<u64>) -> Result<Verified, Er
 
 fn verify_rank(lake: &Lake, record: &RankRecord) -> Result<(), Error> {
     let key = file_key(record);
-    let source = Source::Lake(lake, &key);
+    let source = Source::Lake(lake, key.clone());
     check_header(&source, record)?;
     let header = record.plan()?.header;
     // What outsiders will read must also stand on its own.

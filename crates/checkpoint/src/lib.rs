@@ -33,8 +33,10 @@
 //! What a lost node left in the lake is removed by retention after [`LEFTOVER_GRACE`].
 
 mod arena;
+mod boxes;
 mod capture;
 mod checkpointer;
+mod committed;
 mod error;
 mod export;
 mod inspect;
@@ -51,9 +53,10 @@ mod stage;
 mod state;
 
 pub use checkpointer::{Capture, Checkpointer};
+pub use committed::{CommittedCheckpoint, Region, StoredTensor};
 pub use error::Error;
 pub use export::{Exported, export};
-pub use forebay_format::v1::tensors::Dtype;
+pub use forebay_format::v1::{checkpoint::TensorPart, tensors::Dtype};
 pub use inspect::{CheckpointSummary, Shown, Verified, list, show, verify};
 pub use pipeline::{STAGED_MAX, SaveReport};
 pub use recover::{Recovered, Recovery};

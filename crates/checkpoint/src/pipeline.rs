@@ -13,7 +13,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        mpsc::{Receiver, Sender, SyncSender, channel, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel},
     },
     time::Duration,
 };
@@ -91,6 +91,8 @@ pub(crate) struct Pipeline {
     captured: Option<SyncSender<Captured>>,
     orders: Option<SyncSender<Order>>,
     arenas: Receiver<Arena>,
+    /// The arena, when it came back and no save has taken it yet.
+    idle: Option<Arena>,
     tasks: Vec<Task<()>>,
 }
 
@@ -115,12 +117,27 @@ impl Pipeline {
             site.runtime.spawn("checkpoint-drainer", drainer),
         ];
         let (captured, orders) = (Some(captured), Some(orders));
-        Self { site: site.clone(), board, captured, orders, arenas, tasks }
+        Self { site: site.clone(), board, captured, orders, arenas, idle: None, tasks }
     }
 
     /// The arena, once the save before is staged.
     pub(crate) fn arena(&mut self) -> Result<Arena, Error> {
-        self.arenas.recv().map_err(|_| self.dead())
+        match self.idle.take() {
+            Some(arena) => Ok(arena),
+            None => self.arenas.recv().map_err(|_| self.dead()),
+        }
+    }
+
+    /// Waits for the arena, at most so long; says whether it is there.
+    pub(crate) fn await_arena(&mut self, patience: Duration) -> Result<bool, Error> {
+        if self.idle.is_none() {
+            match self.arenas.recv_timeout(patience) {
+                Ok(arena) => self.idle = Some(arena),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(self.dead()),
+            }
+        }
+        Ok(self.idle.is_some())
     }
 
     pub(crate) fn submit(&mut self, captured: Captured) -> Result<(), Error> {

@@ -1,6 +1,6 @@
 //! A restored state: every tensor in it was verified.
 
-use std::{collections::BTreeMap, fmt, ops::Range};
+use std::{collections::BTreeMap, fmt};
 
 use forebay_format::v1::{checkpoint::CommitRecord, tensors::Dtype};
 use forebay_types::Position;
@@ -36,13 +36,12 @@ pub struct TensorView<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Where the bytes of a tensor are.
-#[derive(Clone, Debug)]
+/// A tensor in memory.
+#[derive(Clone)]
 pub(crate) struct Held {
     pub dtype: Dtype,
     pub shape: Vec<u64>,
-    pub buffer: usize,
-    pub range: Range<usize>,
+    pub bytes: Vec<u8>,
 }
 
 /// A restored checkpoint, or its weights.
@@ -51,7 +50,6 @@ pub struct Restored {
     pub(crate) commit: CommitRecord,
     pub(crate) tier: Tier,
     pub(crate) tensors: BTreeMap<String, Held>,
-    pub(crate) buffers: Vec<Vec<u8>>,
 }
 
 impl Restored {
@@ -88,18 +86,17 @@ impl Restored {
     /// The tensor of this name.
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
-        self.tensors.get_key_value(name).map(|(name, held)| self.view(name, held))
+        self.tensors.get_key_value(name).map(|(name, held)| view(name, held))
     }
 
     /// Every tensor, sorted by name.
     pub fn tensors(&self) -> impl Iterator<Item = TensorView<'_>> {
-        self.tensors.iter().map(|(name, held)| self.view(name, held))
+        self.tensors.iter().map(|(name, held)| view(name, held))
     }
+}
 
-    fn view<'a>(&'a self, name: &'a str, held: &'a Held) -> TensorView<'a> {
-        let bytes = &self.buffers[held.buffer][held.range.clone()];
-        TensorView { name, dtype: held.dtype, shape: &held.shape, bytes }
-    }
+fn view<'a>(name: &'a str, held: &'a Held) -> TensorView<'a> {
+    TensorView { name, dtype: held.dtype, shape: &held.shape, bytes: &held.bytes }
 }
 
 impl fmt::Debug for Restored {

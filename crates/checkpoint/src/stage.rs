@@ -23,7 +23,7 @@ use std::{
 use forebay_format::{
     record,
     v1::{
-        checkpoint::{self, RankRecord, TensorEntry, step_prefix},
+        checkpoint::{self, RankRecord, TensorEntry, TensorPart, step_prefix},
         dataset::ObjectEntry,
         tensors::TensorPlace,
     },
@@ -164,7 +164,7 @@ impl<'a> TensorDigests<'a> {
     fn work(&self) {
         loop {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
-            let Some(place) = self.captured.tensors.get(index) else { return };
+            let Some((place, _)) = self.captured.tensors.get(index) else { return };
             let range = place.offset as usize..(place.offset + place.bytes) as usize;
             let digest = Digest::of(&self.captured.arena.image()[range]);
             lock(&self.found)[index] = Some(digest);
@@ -195,14 +195,16 @@ fn seal(
 
 fn rank_record(site: &Site, captured: &Captured, file: Digest, digests: &[Digest]) -> RankRecord {
     let facts = &captured.facts;
-    let entry = |(place, digest): (&TensorPlace, &Digest)| TensorEntry {
-        name: place.spec.name.clone(),
-        dtype: place.spec.dtype,
-        shape: place.spec.shape.clone(),
-        offset: place.offset,
-        bytes: place.bytes,
-        digest: *digest,
-    };
+    let entry =
+        |((place, part), digest): (&(TensorPlace, Option<TensorPart>), &Digest)| TensorEntry {
+            name: place.spec.name.clone(),
+            dtype: place.spec.dtype,
+            shape: place.spec.shape.clone(),
+            offset: place.offset,
+            bytes: place.bytes,
+            digest: *digest,
+            part: Option::clone(part),
+        };
     RankRecord {
         run: site.run.clone(),
         step: facts.step,

@@ -2,13 +2,17 @@
 
 use std::borrow::Cow;
 
-use forebay_format::v1::tensors::{Dtype, TensorSpec};
+use forebay_format::v1::{
+    checkpoint::TensorPart,
+    tensors::{Dtype, TensorSpec},
+};
 
 use crate::Error;
 
 /// One tensor of the training state, borrowed where the trainer has it as bytes.
 ///
-/// Weights are named `model.…` and optimizer state `optimizer.…`; across ranks names are unique.
+/// Weights are named `model.…` and optimizer state `optimizer.…`. Across ranks names are unique, but
+/// for tensors that several hold in parts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StateTensor<'a> {
     /// Its name.
@@ -19,6 +23,8 @@ pub struct StateTensor<'a> {
     pub shape: Vec<u64>,
     /// Its elements, little-endian, the last dimension fastest.
     pub bytes: Cow<'a, [u8]>,
+    /// What of a larger tensor of this name it is; none when it is the whole.
+    pub part: Option<TensorPart>,
 }
 
 impl StateTensor<'_> {
@@ -26,6 +32,10 @@ impl StateTensor<'_> {
     pub(crate) fn spec(&self) -> Result<TensorSpec, Error> {
         let (name, shape) = (self.name.clone().into_owned(), self.shape.clone());
         let spec = TensorSpec { name, dtype: self.dtype, shape };
+        if let Some(part) = self.part.as_ref().filter(|part| !part.holds(&self.shape)) {
+            let (tensor, shape, part) = (spec.name, self.shape.clone(), part.clone());
+            return Err(Error::Part { tensor, shape, part });
+        }
         let (found, expected) = (self.bytes.len() as u64, spec.bytes().unwrap_or(u64::MAX));
         if found == expected {
             Ok(spec)

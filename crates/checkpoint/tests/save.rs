@@ -30,7 +30,11 @@ fn staged(tiers: &TempTiers) -> usize {
     tiers.local.staged().unwrap().len()
 }
 
-const DTYPES: [Dtype; 13] = [
+const DTYPES: [Dtype; 17] = [
+    Dtype::C64,
+    Dtype::F8E5M2,
+    Dtype::F8E4M3,
+    Dtype::F8E8M0,
     Dtype::F64,
     Dtype::F32,
     Dtype::F16,
@@ -53,7 +57,7 @@ fn any_state() -> impl Strategy<Value = Vec<StateTensor<'static>>> {
             let dtype = DTYPES[dtype];
             let bytes = shape.iter().product::<u64>() * dtype.bytes();
             let bytes = (0..bytes).map(|at| first.wrapping_add(at as u8)).collect();
-            StateTensor { name: name.into(), dtype, shape, bytes: Cow::Owned(bytes) }
+            StateTensor { name: name.into(), dtype, shape, bytes: Cow::Owned(bytes), part: None }
         };
         map.into_iter().map(one).collect()
     })
@@ -95,6 +99,7 @@ fn large_tensors_survive_and_other_readers_read_the_file() {
         dtype: Dtype::F32,
         shape: vec![bytes.len() as u64 / 4],
         bytes: Cow::Owned(bytes.to_vec()),
+        part: None,
     };
     let state = [tensor("model.large", &large), tensor("optimizer.small", &large[..400])];
     let mut checkpointer = open(&transfer, &keep_all()).unwrap();

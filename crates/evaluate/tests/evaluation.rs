@@ -101,6 +101,7 @@ impl Evening {
             dtype: Dtype::F32,
             shape: vec![VOCABULARY as u64],
             bytes: Cow::Borrowed(&bytes),
+            part: None,
         };
         let tensors = [tensor("model.logits"), tensor("optimizer.moment")];
         saver.save(step, Position { step }, &tensors, &serde_json::json!({})).unwrap();

@@ -200,8 +200,12 @@ fn fill(dtype: Dtype, value: f64) -> Option<Vec<u8>> {
         Dtype::Bool => (value == 0.0 || value == 1.0).then(|| vec![value as u8]),
         Dtype::F32 => Some((value as f32).to_le_bytes().to_vec()),
         Dtype::F64 => Some(value.to_le_bytes().to_vec()),
-        // Halves are filled with nothing but zero: no arithmetic on them is needed elsewhere.
-        Dtype::F16 | Dtype::BF16 => (value == 0.0).then(|| vec![0, 0]),
+        // The others are filled with nothing but zero: no arithmetic on them is needed elsewhere.
+        Dtype::F16 | Dtype::BF16 | Dtype::C64 | Dtype::F8E5M2 | Dtype::F8E4M3 => {
+            (value == 0.0).then(|| vec![0; dtype.bytes() as usize])
+        }
+        // It has no zero.
+        Dtype::F8E8M0 => None,
     }
 }
 

@@ -5,6 +5,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use forebay_checkpoint::{
+    CheckpointSettings, Checkpointer, CommittedCheckpoint, Region, Tier, Which,
+};
 use forebay_evaluate::{Evaluation, Scorer};
 use forebay_feed::{Cursor, Feed, FeedDataset, FeedSettings, TracedSample};
 use forebay_format::v1::{
@@ -19,7 +22,7 @@ use forebay_local::LocalTier;
 use forebay_prepare::{Prepare, Prepared, Progress};
 use forebay_runtime::Runtime;
 use forebay_transfer::{Transfer, index::AnyManifest};
-use forebay_types::{Digest, Name, Rank, Split, Version};
+use forebay_types::{Digest, ErrorKind, Name, Rank, Split, Version};
 
 use crate::{Error, IndexSettings, Settings, run, settings};
 
@@ -209,6 +212,57 @@ impl Engine {
             batch_size: settings.evaluate.batch_size,
         };
         Ok(evaluation.run(scorer)?)
+    }
+
+    /// The checkpoints of one rank of run `name`, for a training loop that is not a [`crate::Run`].
+    ///
+    /// `launch` is a text that all ranks of this launch share and no other launch has. Each
+    /// checkpoint names the dataset version, if one is given and lies in this lake.
+    ///
+    /// # Errors
+    /// What keeps staged data from the lake.
+    pub fn checkpointer(
+        &self,
+        name: &Name,
+        rank: Rank,
+        launch: &str,
+        settings: &CheckpointSettings,
+        dataset: Option<(&Name, Version)>,
+    ) -> Result<Checkpointer, Error> {
+        let (transfer, runtime) = (&self.transfer, &self.runtime);
+        let opened = Checkpointer::open_launch(transfer, name, rank, launch, settings, runtime)?;
+        let Some((name, version)) = dataset else { return Ok(opened) };
+        match self.any_dataset(name, Some(version)) {
+            Ok((_, digest)) => {
+                Ok(opened.with_dataset(DatasetReference { name: name.clone(), version, digest }))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(opened),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A committed checkpoint of run `name`; `None` when the newest is asked for and there is none.
+    ///
+    /// # Errors
+    /// When there is no such step, or it is damaged.
+    pub fn checkpoint(
+        &self,
+        name: &Name,
+        which: Which,
+    ) -> Result<Option<CommittedCheckpoint>, Error> {
+        Ok(CommittedCheckpoint::open(&self.transfer, name, which)?)
+    }
+
+    /// Fills `regions` from a checkpoint, and says which tier they came from.
+    ///
+    /// # Errors
+    /// When a region is not in it, or what it needs is damaged.
+    pub fn read_checkpoint(
+        &self,
+        checkpoint: &CommittedCheckpoint,
+        regions: Vec<Region<'_>>,
+    ) -> Result<Tier, Error> {
+        Ok(checkpoint.read(&self.transfer, regions)?)
     }
 
     /// The dataset that `reference` names, checked against the digest in it.

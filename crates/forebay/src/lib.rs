@@ -45,7 +45,8 @@ pub use settings::{ArchiveSettings, EvaluateSettings, IndexSettings, PrepareSett
 pub use forebay_archive as archive;
 pub use forebay_checkpoint as checkpoint;
 pub use forebay_checkpoint::{
-    CheckpointSettings, Dtype, Part, Restored, StateTensor, TensorView, Which,
+    CheckpointSettings, Checkpointer, CommittedCheckpoint, Dtype, Part, Region, Restored,
+    StateTensor, TensorPart, TensorView, Tier, Which,
 };
 pub use forebay_evaluate::{Score, Scorer};
 pub use forebay_feed::{

@@ -55,6 +55,7 @@ fn rank() -> (Vec<u8>, RankRecord) {
             offset: place.offset,
             bytes: place.bytes,
             digest: Digest::of(&bytes),
+            part: None,
         });
         file.extend(bytes);
     }

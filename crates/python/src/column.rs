@@ -87,9 +87,10 @@ fn describe(column: &forebay::Column<'_>, rows: usize) -> Description {
     (kind, shape, typestr(dtype), offsets)
 }
 
-/// A type as numpy spells it. It has no bfloat16: its bits travel as integers.
+/// A type as numpy spells it. It has no bfloat16 and no floats of 8 bits: theirs travel as integers.
 pub const fn typestr(dtype: Dtype) -> &'static str {
     match dtype {
+        Dtype::C64 => "<c8",
         Dtype::F64 => "<f8",
         Dtype::F32 => "<f4",
         Dtype::F16 => "<f2",
@@ -100,7 +101,7 @@ pub const fn typestr(dtype: Dtype) -> &'static str {
         Dtype::I8 => "|i1",
         Dtype::U64 => "<u8",
         Dtype::U32 => "<u4",
-        Dtype::U8 => "|u1",
+        Dtype::F8E5M2 | Dtype::F8E4M3 | Dtype::F8E8M0 | Dtype::U8 => "|u1",
         Dtype::Bool => "|b1",
     }
 }

@@ -3,13 +3,14 @@
 use std::{path::PathBuf, sync::Arc};
 
 use forebay::{
-    Cursor, DatasetManifest, ErrorKind, FormatChoice, IndexSettings, Name, Runtime, Settings,
-    Source, Split, SplitRule, Stage, Version,
+    CheckpointSettings, Cursor, DatasetManifest, ErrorKind, FormatChoice, IndexSettings, Name,
+    Runtime, Settings, Source, Split, SplitRule, Stage, Version, Which,
 };
 use pyo3::prelude::*;
 use serde_json::json;
 
 use crate::{
+    checkpoint::{Checkpoint, Checkpointer},
     errors,
     feed::{Feed, Order},
     interrupt::{Leave, interruptible},
@@ -91,6 +92,62 @@ impl Engine {
         let opened = interruptible(py, &runtime, Leave::Running, opened)?;
         let (feed, order) = opened.map_err(|error| errors::from_engine(py, &error))?;
         Ok(Feed::new(py, feed, Arc::new(order)))
+    }
+
+    /// Opens the checkpoints of one rank of a run, and finishes what a dead process left staged.
+    #[allow(clippy::too_many_arguments, reason = "Python names each of them")]
+    #[pyo3(signature = (*, run, rank, world_size, launch, settings, dataset))]
+    fn checkpointer(
+        &self,
+        py: Python<'_>,
+        run: &str,
+        rank: u32,
+        world_size: u32,
+        launch: String,
+        settings: &str,
+        dataset: Option<(String, u32)>,
+    ) -> PyResult<Checkpointer> {
+        let engine = self.engine.get(py)?.clone();
+        let runtime = engine.runtime().clone();
+        let run = name(py, run)?;
+        let settings: CheckpointSettings = serde_json::from_str(settings).map_err(|error| {
+            errors::invalid(py, &format!("the checkpointer's settings: {error}"))
+        })?;
+        let rank = forebay::Rank::new(rank, world_size).map_err(|why| errors::invalid(py, &why))?;
+        let dataset = dataset
+            .map(|(text, version)| Ok::<_, PyErr>((name(py, &text)?, parsed_version(py, version)?)))
+            .transpose()?;
+        let opened = {
+            let runtime = runtime.clone();
+            move || {
+                let dataset = dataset.as_ref().map(|(name, version)| (name, *version));
+                let opened = engine.checkpointer(&run, rank, &launch, &settings, dataset);
+                opened.map(|opened| (opened, runtime))
+            }
+        };
+        let opened = interruptible(py, &runtime, Leave::Running, opened)?;
+        let (opened, runtime) = opened.map_err(|error| errors::from_engine(py, &error))?;
+        Ok(Checkpointer::new(opened, runtime))
+    }
+
+    /// Opens a committed checkpoint of a run, the newest without a step; None if there is none.
+    #[pyo3(signature = (run, step=None))]
+    fn checkpoint(
+        &self,
+        py: Python<'_>,
+        run: &str,
+        step: Option<u64>,
+    ) -> PyResult<Option<Checkpoint>> {
+        let engine = self.engine.get(py)?.clone();
+        let runtime = engine.runtime().clone();
+        let run = name(py, run)?;
+        let which = step.map_or(Which::Newest, Which::Step);
+        let opened = move || {
+            let opened = engine.checkpoint(&run, which)?;
+            Ok(opened.map(|opened| Checkpoint::new(engine, opened)))
+        };
+        let opened = interruptible(py, &runtime, Leave::Running, opened)?;
+        opened.map_err(|error: forebay::Error| errors::from_engine(py, &error))
     }
 
     /// Prepares a dataset version from raw data; says what became of it, as JSON.

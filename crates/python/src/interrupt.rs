@@ -23,6 +23,8 @@ pub const SLICE: Duration = Duration::from_millis(50);
 pub enum Leave {
     /// Cancels the whole runtime: nothing else works on it.
     Cancel,
+    /// Cancels the whole runtime, and waits until the work has let go of the caller's memory.
+    CancelAndWait,
     /// Lets the work end by itself: it is short, or others work on the same runtime.
     Running,
 }
@@ -43,8 +45,8 @@ pub fn interruptible<T: Send + 'static>(
         let _ = sender.send(work());
     });
     loop {
-        let receiver = &mut receiver;
-        match py.detach(move || receiver.recv_timeout(SLICE)) {
+        let waiting = &mut receiver;
+        match py.detach(move || waiting.recv_timeout(SLICE)) {
             Ok(outcome) => return Ok(outcome),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
@@ -53,10 +55,15 @@ pub fn interruptible<T: Send + 'static>(
                 return Err(errors::defect(py, &panic));
             }
         }
-        py.check_signals().inspect_err(|_| {
-            if leave == Leave::Cancel {
+        if let Err(raised) = py.check_signals() {
+            if leave != Leave::Running {
                 runtime.cancel();
             }
-        })?;
+            if leave == Leave::CancelAndWait {
+                let waiting = &mut receiver;
+                let _thrown_away = py.detach(move || waiting.recv());
+            }
+            return Err(raised);
+        }
     }
 }

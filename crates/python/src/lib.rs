@@ -2,7 +2,8 @@
 //!
 //! It decides nothing. The package `python/forebay` is what people import; this module's names are
 //! listed in `_forebay.pyi`. Plain data (settings, statistics, traces) crosses as JSON text, since
-//! both sides have it already; samples cross as memory, without a copy ([`column`]).
+//! both sides have it already; samples and
+//! tensors cross as memory, without a copy ([`column`], [`checkpoint`]).
 //!
 //! - **The interpreter** is released around every call that may wait.
 //! - **Ctrl-C** works in all of them: a wait is cut into slices, and Python's signal handlers run in
@@ -12,6 +13,7 @@
 //! - **Threads** may share every object: each is immutable or has a lock inside.
 
 mod batch;
+mod checkpoint;
 mod column;
 mod dlpack;
 mod engine;
@@ -26,7 +28,13 @@ mod _forebay {
     use pyo3::pyfunction;
 
     #[pymodule_export]
-    use crate::{batch::Batch, column::Column, engine::Engine, feed::Feed};
+    use crate::{
+        batch::Batch,
+        checkpoint::{Checkpoint, Checkpointer},
+        column::Column,
+        engine::Engine,
+        feed::Feed,
+    };
 
     /// The number of this process, without a call into the kernel.
     #[pyfunction]

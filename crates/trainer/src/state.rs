@@ -59,6 +59,7 @@ pub(crate) fn encode<'a>(
         dtype: Dtype::F32,
         shape: parameter.plan.shape.map(|size| size as u64).to_vec(),
         bytes: Cow::Owned(little_endian(&value)),
+        part: None,
     })
 }
 

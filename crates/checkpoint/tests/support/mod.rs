@@ -28,6 +28,7 @@ pub fn state(seed: u64) -> Vec<StateTensor<'static>> {
             dtype,
             shape: shape.to_vec(),
             bytes: Cow::Owned((0..bytes).map(value).collect()),
+            part: None,
         }
     };
     vec![

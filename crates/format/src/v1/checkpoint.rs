@@ -72,6 +72,33 @@ pub struct TensorEntry {
     pub bytes: u64,
     /// The digest of its values.
     pub digest: Digest,
+    /// What of a larger tensor of this name it is; none when it is the whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<TensorPart>,
+}
+
+/// A box cut out of a tensor that several ranks hold together. The box's own shape is its entry's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TensorPart {
+    /// The shape of the whole tensor.
+    pub whole: Vec<u64>,
+    /// The box's first index in each dimension.
+    pub start: Vec<u64>,
+}
+
+impl TensorPart {
+    /// Whether a box of `shape` lies here.
+    #[must_use]
+    pub fn holds(&self, shape: &[u64]) -> bool {
+        let Self { whole, start } = self;
+        let within = |((&whole, &start), &side): ((&u64, &u64), &u64)| {
+            start.checked_add(side).is_some_and(|end| end <= whole)
+        };
+        whole.len() == shape.len()
+            && start.len() == shape.len()
+            && whole.iter().zip(start).zip(shape).all(within)
+    }
 }
 
 /// The record whose presence makes a checkpoint exist.
@@ -119,6 +146,9 @@ impl Record for RankRecord {
         {
             if *index != at || (place.offset, place.bytes) != (tensor.offset, tensor.bytes) {
                 return Err(format!("tensor `{}` does not lie where it must", tensor.name));
+            }
+            if tensor.part.as_ref().is_some_and(|part| !part.holds(&tensor.shape)) {
+                return Err(format!("tensor `{}` is no part of its whole", tensor.name));
             }
         }
         if plan.file_bytes != self.file.bytes {

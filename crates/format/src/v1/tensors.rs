@@ -278,7 +278,11 @@ mod tests {
         assert!(header_bytes([255; 8], "x").is_err());
     }
 
-    const DTYPES: [Dtype; 13] = [
+    const DTYPES: [Dtype; 17] = [
+        Dtype::C64,
+        Dtype::F8E5M2,
+        Dtype::F8E4M3,
+        Dtype::F8E8M0,
         Dtype::F64,
         Dtype::F32,
         Dtype::F16,

@@ -1,0 +1,519 @@
+//! A committed checkpoint, opened: what it holds, and reading any part of it.
+//!
+//! The commit proves the rank records, a record proves its file's header and each stored tensor's
+//! bytes. Whoever asks for a box of a tensor gets it from the stored parts that overlap it, however
+//! many ranks wrote them: that is all there is to resharding. Neighbouring tensors are read
+//! together, so that thousands of small ones cost a few requests; several threads read and verify.
+//! Only files that hold something wanted are opened.
+//!
+//! A copy that is still staged on this node is read first; where it is damaged or gone, the lake's.
+//!
+//! # Bounds
+//! Beside the memory it is asked to fill: [`GROUP_BYTES`] for each thread, or a stored part where
+//! that is larger and not wanted as it is.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    os::unix::fs::FileExt,
+    sync::{Mutex, PoisonError},
+};
+
+use forebay_format::v1::{
+    checkpoint::{self, CommitRecord, RankRecord, TensorEntry, TensorPart},
+    tensors::{Dtype, TensorSpec},
+};
+use forebay_lake::{Lake, Purpose};
+use forebay_local::LocalTier;
+use forebay_runtime::Runtime;
+use forebay_transfer::Transfer;
+use forebay_types::{Digest, DigestWriter, Key, Name};
+
+use crate::{
+    Error, Tier, Which,
+    boxes::{Place, copy_shared},
+    read,
+    stage::StagedNames,
+};
+
+/// Neighbouring tensors are read together up to this many bytes, and long ones in such pieces.
+const GROUP_BYTES: u64 = 8 << 20;
+/// Requests in flight.
+const THREADS: usize = 4;
+
+/// Where to read from; without a near tier, also without threads.
+#[derive(Clone, Copy)]
+pub(crate) struct Tiers<'a> {
+    pub lake: &'a Lake,
+    pub near: Option<(&'a LocalTier, &'a Runtime)>,
+}
+
+impl<'a> Tiers<'a> {
+    pub(crate) fn of(transfer: &'a Transfer) -> Self {
+        Self { lake: transfer.lake(), near: Some((transfer.local(), transfer.runtime())) }
+    }
+
+    /// Gives every job to whichever thread is free.
+    fn share<T: Send>(
+        self,
+        jobs: Vec<T>,
+        work: impl Fn(T) -> Result<(), Error> + Sync,
+    ) -> Result<(), Error> {
+        let Some((_, runtime)) = self.near.filter(|_| jobs.len() > 1) else {
+            return jobs.into_iter().try_for_each(work);
+        };
+        let threads = THREADS.min(jobs.len());
+        let left = Mutex::new(jobs.into_iter());
+        runtime.workers("checkpoint-restore", threads, |_| {
+            while let Some(job) = next(&left) {
+                work(job)?;
+            }
+            Ok::<_, Error>(())
+        })
+    }
+}
+
+fn next<T>(left: &Mutex<impl Iterator<Item = T>>) -> Option<T> {
+    lock(left).next()
+}
+
+fn lock<T>(value: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One tensor of a checkpoint, however many ranks hold parts of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredTensor {
+    /// The type of its elements.
+    pub dtype: Dtype,
+    /// Its dimensions, as a whole.
+    pub shape: Vec<u64>,
+    bytes: u64,
+    /// The rank and the entry of each of its parts.
+    parts: Vec<(u32, usize)>,
+}
+
+impl StoredTensor {
+    /// The bytes of all its elements.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// A box of a tensor that is wanted, and the memory it is to fill: little-endian elements, the last
+/// dimension fastest.
+#[derive(Debug)]
+pub struct Region<'a> {
+    /// The tensor.
+    pub name: &'a str,
+    /// The box's first index in each dimension.
+    pub start: Vec<u64>,
+    /// How many indices it has in each.
+    pub shape: Vec<u64>,
+    /// What is filled.
+    pub into: &'a mut [u8],
+}
+
+/// A committed checkpoint whose records were read and verified, and none of its tensors.
+#[derive(Clone, Debug)]
+pub struct CommittedCheckpoint {
+    pub(crate) commit: CommitRecord,
+    ranks: Vec<RankRecord>,
+    tensors: BTreeMap<String, StoredTensor>,
+}
+
+impl CommittedCheckpoint {
+    /// Opens a checkpoint of `run`; `None` when the newest is asked for and there is none.
+    ///
+    /// # Errors
+    /// [`Error::NoStep`] for a step that is not committed. [`Error::Damaged`] names what is damaged
+    /// and which older step is intact; no older step is ever taken silently.
+    pub fn open(transfer: &Transfer, run: &Name, which: Which) -> Result<Option<Self>, Error> {
+        Self::open_in(Tiers::of(transfer), run, which)
+    }
+
+    pub(crate) fn open_in(
+        tiers: Tiers<'_>,
+        run: &Name,
+        which: Which,
+    ) -> Result<Option<Self>, Error> {
+        let step = match which {
+            Which::Step(step) => step,
+            Which::Newest => match read::steps(tiers.lake, run)?.pop() {
+                Some(step) => step,
+                None => return Ok(None),
+            },
+        };
+        let opened =
+            read::existing(tiers.lake, run, step).and_then(|commit| Self::of(tiers, commit));
+        opened.map(Some).map_err(|error| read::explain(tiers.lake, run, step, error))
+    }
+
+    fn of(tiers: Tiers<'_>, commit: CommitRecord) -> Result<Self, Error> {
+        let found: Vec<_> = (0..commit.world_size()).map(|_| Mutex::new(None)).collect();
+        tiers.share((0..commit.world_size()).collect(), |rank| {
+            *lock(&found[rank as usize]) = Some(read::rank_record(tiers.lake, &commit, rank)?);
+            Ok(())
+        })?;
+        let ranks: Vec<RankRecord> = found
+            .into_iter()
+            .map(|record| record.into_inner().unwrap_or_else(PoisonError::into_inner))
+            .map(|record| record.expect("every rank's was read"))
+            .collect();
+        let tensors = join(&commit, &ranks)?;
+        Ok(Self { commit, ranks, tensors })
+    }
+
+    /// The commit.
+    #[must_use]
+    pub const fn commit(&self) -> &CommitRecord {
+        &self.commit
+    }
+
+    /// The record of each rank.
+    #[must_use]
+    pub fn ranks(&self) -> &[RankRecord] {
+        &self.ranks
+    }
+
+    /// Every tensor by name, whoever holds it.
+    #[must_use]
+    pub const fn tensors(&self) -> &BTreeMap<String, StoredTensor> {
+        &self.tensors
+    }
+
+    /// Fills every region, and says where from.
+    ///
+    /// # Errors
+    /// [`Error::Region`] when a region is not there as it is asked for; nothing was written then.
+    /// Otherwise as [`crate::restore`]; what was filled before an error is not to be used.
+    pub fn read(&self, transfer: &Transfer, regions: Vec<Region<'_>>) -> Result<Tier, Error> {
+        self.read_in(Tiers::of(transfer), regions)
+    }
+
+    pub(crate) fn read_in(
+        &self,
+        tiers: Tiers<'_>,
+        regions: Vec<Region<'_>>,
+    ) -> Result<Tier, Error> {
+        let CommitRecord { run, step, .. } = &self.commit;
+        let wanted = self.wanted(&regions)?;
+        let regions: Vec<_> = regions.into_iter().map(Mutex::new).collect();
+        let filled = self.fill(tiers, &wanted, &regions);
+        filled.map_err(|error| read::explain(tiers.lake, run, *step, error))
+    }
+
+    /// Which regions want something of which entry of which rank.
+    fn wanted(&self, regions: &[Region<'_>]) -> Result<BTreeMap<u32, Wanted>, Error> {
+        let mut wanted: BTreeMap<u32, Wanted> = BTreeMap::new();
+        for (number, region) in regions.iter().enumerate() {
+            for (rank, entry) in self.parts_of(region)? {
+                wanted.entry(rank).or_default().entry(entry).or_default().push(number);
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// The parts that overlap a region, which they must cover.
+    fn parts_of(&self, region: &Region<'_>) -> Result<Vec<(u32, usize)>, Error> {
+        let refuse = |what: String| Error::Region {
+            run: self.commit.run.clone(),
+            step: self.commit.step,
+            tensor: region.name.to_owned(),
+            what,
+        };
+        let stored = self.tensors.get(region.name);
+        let stored = stored.ok_or_else(|| refuse("there is no tensor of this name".into()))?;
+        let place = Place { start: &region.start, shape: &region.shape };
+        let part = TensorPart { whole: stored.shape.clone(), start: region.start.clone() };
+        if !part.holds(&region.shape) {
+            let (start, shape, whole) = (&region.start, &region.shape, &stored.shape);
+            return Err(refuse(format!(
+                "its shape is {whole:?}; {shape:?} from {start:?} on is not in it"
+            )));
+        }
+        let bytes = place.elements() * stored.dtype.bytes();
+        if region.into.len() as u64 != bytes {
+            let found = region.into.len();
+            return Err(refuse(format!("{bytes} bytes are to be put into memory of {found}")));
+        }
+        let mut covered = 0;
+        let mut parts = Vec::new();
+        for &(rank, entry) in &stored.parts {
+            let (start, shape) = placed(&self.ranks[rank as usize].tensors[entry]);
+            let shared = place.shared_elements(Place { start: &start, shape });
+            if shared > 0 {
+                covered += shared;
+                parts.push((rank, entry));
+            }
+        }
+        if covered == place.elements() {
+            Ok(parts)
+        } else {
+            let wanted = place.elements();
+            Err(refuse(format!("{covered} of {wanted} elements were saved, over all ranks")))
+        }
+    }
+
+    fn fill(
+        &self,
+        tiers: Tiers<'_>,
+        wanted: &BTreeMap<u32, Wanted>,
+        regions: &[Mutex<Region<'_>>],
+    ) -> Result<Tier, Error> {
+        // Ranks whose staged copy this node has, then all the others, and those whose was no good.
+        let near = Mutex::new(BTreeMap::new());
+        if let Some((local, _)) = tiers.near {
+            tiers.share(wanted.keys().copied().collect(), |rank| {
+                let record = &self.ranks[rank as usize];
+                if let Some(source) = staged(local, record) {
+                    lock(&near).insert(rank, source);
+                }
+                Ok(())
+            })?;
+        }
+        let near = near.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let lost = Mutex::new(Vec::new());
+        let jobs = self.jobs(wanted.iter().filter(|(rank, _)| near.contains_key(rank)));
+        tiers.share(jobs, |job| {
+            let source = &near[&job.rank];
+            if self.read_job(source, &job, regions).is_err() {
+                lock(&lost).push(job);
+            }
+            Ok(())
+        })?;
+        let mut jobs = lost.into_inner().unwrap_or_else(PoisonError::into_inner);
+        jobs.extend(self.jobs(wanted.iter().filter(|(rank, _)| !near.contains_key(rank))));
+        if jobs.is_empty() {
+            return Ok(Tier::Local);
+        }
+        let mut far: BTreeMap<u32, Source<'_>> = BTreeMap::new();
+        for job in &jobs {
+            let key = || file_key(&self.ranks[job.rank as usize]);
+            far.entry(job.rank).or_insert_with(|| Source::Lake(tiers.lake, key()));
+        }
+        tiers.share(far.iter().collect(), |(&rank, source)| {
+            check_header(source, &self.ranks[rank as usize])
+        })?;
+        tiers.share(jobs, |job| self.read_job(&far[&job.rank], &job, regions))?;
+        Ok(Tier::Lake)
+    }
+
+    /// Cuts what is wanted of each file into neighbours that are read as one.
+    fn jobs<'w>(&self, wanted: impl Iterator<Item = (&'w u32, &'w Wanted)>) -> Vec<Job<'w>> {
+        let mut jobs: Vec<Job<'w>> = Vec::new();
+        for (&rank, entries) in wanted {
+            let tensors = &self.ranks[rank as usize].tensors;
+            let mut end = u64::MAX;
+            for (&entry, regions) in entries {
+                let tensor = &tensors[entry];
+                let fits = |job: &Job<'_>| {
+                    job.rank == rank
+                        && end == tensor.offset
+                        && job.bytes + tensor.bytes <= GROUP_BYTES
+                };
+                match jobs.last_mut().filter(|job| fits(job)) {
+                    Some(job) => {
+                        job.entries.push((entry, regions));
+                        job.bytes += tensor.bytes;
+                    }
+                    None => {
+                        let entries = vec![(entry, &**regions)];
+                        jobs.push(Job { rank, entries, bytes: tensor.bytes });
+                    }
+                }
+                end = tensor.offset + tensor.bytes;
+            }
+        }
+        jobs
+    }
+
+    fn read_job(
+        &self,
+        source: &Source<'_>,
+        job: &Job<'_>,
+        regions: &[Mutex<Region<'_>>],
+    ) -> Result<(), Error> {
+        let tensors = &self.ranks[job.rank as usize].tensors;
+        if let [(entry, &[region])] = job.entries[..] {
+            let mut region = lock(&regions[region]);
+            let (start, shape) = placed(&tensors[entry]);
+            if (Place { start: &region.start, shape: &region.shape })
+                .is(Place { start: &start, shape })
+            {
+                return read_tensor(source, &tensors[entry], region.into);
+            }
+        }
+        let length = usize::try_from(job.bytes)
+            .map_err(|_| Error::object(source.key(), "it does not fit into memory"))?;
+        let mut bytes = vec![0; length];
+        let mut rest = &mut bytes[..];
+        if let [(entry, _)] = job.entries[..] {
+            read_tensor(source, &tensors[entry], rest)?;
+        } else {
+            source.read(tensors[job.entries[0].0].offset, rest)?;
+            for (entry, _) in &job.entries {
+                let (tensor, behind) = rest.split_at_mut(tensors[*entry].bytes as usize);
+                check_tensor(source.key(), &tensors[*entry], Digest::of(tensor))?;
+                rest = behind;
+            }
+        }
+        let mut rest = &bytes[..];
+        for (entry, wanted) in &job.entries {
+            let tensor = &tensors[*entry];
+            let (bytes, behind) = rest.split_at(tensor.bytes as usize);
+            rest = behind;
+            let (start, shape) = placed(tensor);
+            let from = Place { start: &start, shape };
+            for &region in *wanted {
+                let region = &mut *lock(&regions[region]);
+                let into = Place { start: &region.start, shape: &region.shape };
+                let width = tensor.dtype.bytes() as usize;
+                copy_shared((from, bytes), (into, &mut *region.into), width);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The regions that want something of each entry of a rank, in the order of its file.
+type Wanted = BTreeMap<usize, Vec<usize>>;
+
+/// Neighbours of one file, with the regions that want something of each.
+struct Job<'a> {
+    rank: u32,
+    entries: Vec<(usize, &'a [usize])>,
+    bytes: u64,
+}
+
+/// Where an entry lies in its tensor.
+fn placed(entry: &TensorEntry) -> (Vec<u64>, &[u64]) {
+    let start = entry.part.as_ref().map(|part| part.start.clone());
+    (start.unwrap_or_else(|| vec![0; entry.shape.len()]), &entry.shape)
+}
+
+/// Puts the parts of each tensor side by side.
+fn join(
+    commit: &CommitRecord,
+    ranks: &[RankRecord],
+) -> Result<BTreeMap<String, StoredTensor>, Error> {
+    let mut tensors: BTreeMap<String, StoredTensor> = BTreeMap::new();
+    for (rank, record) in (0..).zip(ranks) {
+        for (number, entry) in record.tensors.iter().enumerate() {
+            let shape = entry.part.as_ref().map_or(&entry.shape, |part| &part.whole);
+            let disagree = |what: String| Error::RanksDisagree {
+                run: commit.run.clone(),
+                step: commit.step,
+                what: format!("tensor `{}` {what}", entry.name),
+            };
+            match tensors.get_mut(&entry.name) {
+                None => {
+                    let (name, dtype, shape) = (entry.name.clone(), entry.dtype, shape.clone());
+                    let spec = TensorSpec { name, dtype, shape };
+                    let bytes = spec.bytes().ok_or_else(|| disagree("is too large".into()))?;
+                    let TensorSpec { name, dtype, shape } = spec;
+                    let parts = vec![(rank, number)];
+                    tensors.insert(name, StoredTensor { dtype, shape, bytes, parts });
+                }
+                Some(stored) if entry.part.is_none() => {
+                    let first = stored.parts[0].0;
+                    return Err(disagree(format!("was saved by ranks {first} and {rank}")));
+                }
+                Some(stored) if stored.dtype == entry.dtype && stored.shape == *shape => {
+                    stored.parts.push((rank, number));
+                }
+                Some(stored) => {
+                    let (dtype, whole) = (entry.dtype, &stored.shape);
+                    return Err(disagree(format!(
+                        "is {dtype:?} of {shape:?} on rank {rank}, and {:?} of {whole:?} on others",
+                        stored.dtype
+                    )));
+                }
+            }
+        }
+    }
+    Ok(tensors)
+}
+
+/// Where the tensors of a rank lie in the lake.
+pub(crate) fn file_key(record: &RankRecord) -> Key {
+    checkpoint::tensors_key(&record.run, record.step, record.rank, record.file.digest)
+}
+
+/// A rank's file as this node has it staged, if it has and it looks sound.
+fn staged<'a>(local: &LocalTier, record: &RankRecord) -> Option<Source<'a>> {
+    let name = StagedNames::of(record).file;
+    let source = Source::Local(local.staged_file(&name).ok()?, name);
+    check_header(&source, record).is_ok().then_some(source)
+}
+
+/// A tensor file on one of the tiers.
+pub(crate) enum Source<'a> {
+    Local(File, Key),
+    Lake(&'a Lake, Key),
+}
+
+impl Source<'_> {
+    pub(crate) const fn key(&self) -> &Key {
+        match self {
+            Self::Local(_, key) | Self::Lake(_, key) => key,
+        }
+    }
+
+    fn bytes(&self) -> Result<u64, Error> {
+        match self {
+            Self::Local(file, key) => Ok(file.metadata().map_err(Error::file("read", key))?.len()),
+            Self::Lake(lake, key) => {
+                let size = lake.size(key)?;
+                size.ok_or_else(|| Error::object(key, "it is missing, though a commit names it"))
+            }
+        }
+    }
+
+    pub(crate) fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Error> {
+        match self {
+            Self::Local(file, key) => {
+                file.read_exact_at(into, offset).map_err(Error::file("read", key))
+            }
+            Self::Lake(lake, key) => Ok(lake.read_range(key, Purpose::Checkpoint, offset, into)?),
+        }
+    }
+}
+
+/// Length and header are decided by the record; anything else is damage.
+pub(crate) fn check_header(source: &Source<'_>, record: &RankRecord) -> Result<(), Error> {
+    let found = source.bytes()?;
+    if found != record.file.bytes {
+        let what = format!("it has {found} bytes, and its record says {}", record.file.bytes);
+        return Err(Error::object(source.key(), what));
+    }
+    let expected = record.plan()?.header;
+    let mut header = vec![0; expected.len()];
+    source.read(0, &mut header)?;
+    if header == expected {
+        Ok(())
+    } else {
+        Err(Error::object(source.key(), "its header is not what its record says"))
+    }
+}
+
+/// Reads a stored tensor whole, its digest while the bytes are in the processor's cache.
+fn read_tensor(source: &Source<'_>, entry: &TensorEntry, into: &mut [u8]) -> Result<(), Error> {
+    let mut digest = DigestWriter::new();
+    let pieces = into.chunks_mut(GROUP_BYTES as usize);
+    for (offset, piece) in (entry.offset..).step_by(GROUP_BYTES as usize).zip(pieces) {
+        source.read(offset, piece)?;
+        digest.update(piece);
+    }
+    check_tensor(source.key(), entry, digest.finish())
+}
+
+/// Checks a tensor's bytes against its record.
+pub(crate) fn check_tensor(key: &Key, entry: &TensorEntry, found: Digest) -> Result<(), Error> {
+    if found == entry.digest {
+        Ok(())
+    } else {
+        Err(Error::object(key, format!("tensor `{}` does not have its digest", entry.name)))
+    }
+}

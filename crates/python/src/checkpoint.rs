@@ -1,0 +1,248 @@
+//! Checkpoints as Python holds them: one rank's saves, and a committed checkpoint to read from.
+//!
+//! Tensors cross as addresses. Python keeps the memory where it is and alone until a call returns:
+//! a save copies it before that, a read has filled it, also when the caller is interrupted.
+
+use std::{
+    borrow::Cow,
+    slice,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use forebay::{
+    CommittedCheckpoint, Dtype, Position, Region, Runtime, StateTensor, TensorPart, Tier,
+};
+use pyo3::prelude::*;
+use serde_json::json;
+
+use crate::{
+    errors,
+    interrupt::{Leave, SLICE, interruptible},
+    process::Owned,
+};
+
+/// A tensor to save: name, type, shape, whole and start where it is a part, address, bytes.
+type Given = (String, String, Vec<u64>, Option<(Vec<u64>, Vec<u64>)>, usize, usize);
+/// A box to fill: tensor, start, shape, address, bytes.
+type Wanted = (String, Vec<u64>, Vec<u64>, usize, usize);
+
+/// The checkpoints of one rank of one run.
+#[pyclass(frozen, module = "forebay._forebay")]
+pub struct Checkpointer {
+    saves: Owned<Saves>,
+}
+
+/// What a checkpointer holds in the process it was opened in.
+struct Saves {
+    /// Absent once it is closed.
+    opened: Arc<Mutex<Option<forebay::Checkpointer>>>,
+    runtime: Runtime,
+}
+
+impl Saves {
+    fn lock(&self) -> MutexGuard<'_, Option<forebay::Checkpointer>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Saves {
+    /// What is under way may take long: whoever drops this does not wait for it.
+    fn drop(&mut self) {
+        let opened = self.opened.clone();
+        let _ends_by_itself = self.runtime.spawn("checkpoint-close", move || {
+            drop(opened.lock().unwrap_or_else(PoisonError::into_inner).take());
+        });
+    }
+}
+
+impl Checkpointer {
+    pub fn new(opened: forebay::Checkpointer, runtime: Runtime) -> Self {
+        let opened = Arc::new(Mutex::new(Some(opened)));
+        Self { saves: Owned::new(Saves { opened, runtime }) }
+    }
+
+    /// Asks the checkpointer, with the interpreter released.
+    fn ask<T: Send>(
+        &self,
+        py: Python<'_>,
+        question: impl FnOnce(&mut forebay::Checkpointer) -> Result<T, forebay::checkpoint::Error>
+        + Send,
+    ) -> PyResult<T> {
+        let saves = self.saves.get(py)?;
+        let answer = py.detach(|| saves.lock().as_mut().map(question));
+        answer.ok_or_else(|| closed(py))?.map_err(|error| errors::from_engine(py, &error.into()))
+    }
+}
+
+fn closed(py: Python<'_>) -> PyErr {
+    errors::raise(py, forebay::ErrorKind::Invalid, "the checkpointer is closed; open another")
+}
+
+#[pymethods]
+impl Checkpointer {
+    /// What opening found staged, and what became of it, as JSON.
+    fn recovered(&self, py: Python<'_>) -> PyResult<String> {
+        self.ask(py, |saves| Ok(json!(saves.recovered()).to_string()))
+    }
+
+    /// Captures the state after so many steps; says what that took, as JSON.
+    fn save(
+        &self,
+        py: Python<'_>,
+        step: u64,
+        tensors: Vec<Given>,
+        metadata: &str,
+    ) -> PyResult<String> {
+        let metadata = serde_json::from_str(metadata)
+            .map_err(|error| errors::invalid(py, &format!("the metadata: {error}")))?;
+        while !self.ask(py, |saves| saves.await_ready(SLICE))? {
+            py.check_signals()?;
+        }
+        let tensors = tensors
+            .iter()
+            .map(|given| borrow(given).map_err(|why| errors::invalid(py, &why)))
+            .collect::<PyResult<Vec<_>>>()?;
+        let captured =
+            self.ask(py, |saves| saves.save(step, Position { step }, &tensors, &metadata))?;
+        let said = json!({
+            "bytes": captured.bytes,
+            "pause_seconds": captured.pause_seconds,
+            "waited_seconds": captured.waited_seconds,
+        });
+        Ok(said.to_string())
+    }
+
+    /// The saves that were committed since this was last asked, as JSON. Raises what went wrong.
+    fn finished(&self, py: Python<'_>) -> PyResult<String> {
+        self.ask(py, |saves| {
+            saves.check()?;
+            Ok(json!(saves.finished()).to_string())
+        })
+    }
+
+    /// Waits until every save is committed; says which were since this was last asked, as JSON.
+    fn wait(&self, py: Python<'_>) -> PyResult<String> {
+        let saves = self.saves.get(py)?;
+        let opened = saves.opened.clone();
+        let work = move || {
+            let mut opened = opened.lock().unwrap_or_else(PoisonError::into_inner);
+            opened.as_mut().map(forebay::Checkpointer::wait)
+        };
+        let reports = interruptible(py, &saves.runtime, Leave::Running, work)?;
+        let reports = reports.ok_or_else(|| closed(py))?;
+        let reports = reports.map_err(|error| errors::from_engine(py, &error.into()))?;
+        Ok(json!(reports).to_string())
+    }
+
+    /// Ends it; saves that were captured go on. Closing twice is no error.
+    fn close(&self, py: Python<'_>) {
+        if let Some(saves) = self.saves.here() {
+            py.detach(|| drop(saves.lock().take()));
+        }
+    }
+}
+
+/// A tensor of Python's as the engine takes it.
+fn borrow(given: &Given) -> Result<StateTensor<'_>, String> {
+    let (name, dtype, shape, part, address, bytes) = given;
+    let part = part.clone().map(|(whole, start)| TensorPart { whole, start });
+    // SAFETY: `_checkpointer.py` passes address and size of memory that its tensors own, keeps them
+    // until the call returns, and the training thread, which is the caller, does not write it meanwhile.
+    let bytes = unsafe { memory(*address, *bytes) };
+    Ok(StateTensor {
+        name: Cow::Borrowed(name),
+        dtype: dtype_of(dtype)?,
+        shape: shape.clone(),
+        bytes: Cow::Borrowed(bytes),
+        part,
+    })
+}
+
+/// # Safety
+/// `bytes` bytes at `address` can be read for as long as `'a`, and nobody writes them.
+unsafe fn memory<'a>(address: usize, bytes: usize) -> &'a [u8] {
+    if bytes == 0 {
+        return &[];
+    }
+    // SAFETY: as the caller says.
+    unsafe { slice::from_raw_parts(std::ptr::with_exposed_provenance(address), bytes) }
+}
+
+fn dtype_of(text: &str) -> Result<Dtype, String> {
+    let parsed = serde_json::from_value(json!(text));
+    parsed.map_err(|_| format!("there is no type of elements `{text}`"))
+}
+
+/// A committed checkpoint.
+#[pyclass(frozen, module = "forebay._forebay")]
+pub struct Checkpoint {
+    opened: Owned<(forebay::Engine, Arc<CommittedCheckpoint>)>,
+}
+
+impl Checkpoint {
+    pub fn new(engine: forebay::Engine, opened: CommittedCheckpoint) -> Self {
+        Self { opened: Owned::new((engine, Arc::new(opened))) }
+    }
+}
+
+#[pymethods]
+impl Checkpoint {
+    /// The steps that were taken when it was captured.
+    fn step(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(self.opened.get(py)?.1.commit().step)
+    }
+
+    /// The ranks that made it.
+    fn world_size(&self, py: Python<'_>) -> PyResult<u32> {
+        Ok(self.opened.get(py)?.1.commit().world_size())
+    }
+
+    /// What a rank stored beside its tensors, as JSON.
+    fn metadata(&self, py: Python<'_>, rank: u32) -> PyResult<String> {
+        let ranks = self.opened.get(py)?.1.ranks();
+        let record = ranks.get(rank as usize);
+        let none = || errors::invalid(py, &format!("there is no rank {rank} of {}", ranks.len()));
+        Ok(record.ok_or_else(none)?.metadata.to_string())
+    }
+
+    /// Every tensor's stored type and shape, by name.
+    fn tensors(&self, py: Python<'_>) -> PyResult<Vec<(String, String, Vec<u64>)>> {
+        let tensors = self.opened.get(py)?.1.tensors();
+        let said = |(name, tensor): (&String, &forebay::checkpoint::StoredTensor)| {
+            let dtype = json!(tensor.dtype).as_str().unwrap_or_default().to_owned();
+            (name.clone(), dtype, tensor.shape.clone())
+        };
+        Ok(tensors.iter().map(said).collect())
+    }
+
+    /// Fills memory with boxes of tensors; says which tier they came from.
+    fn read(&self, py: Python<'_>, wanted: Vec<Wanted>) -> PyResult<&'static str> {
+        let (engine, opened) = self.opened.get(py)?;
+        let runtime = engine.runtime();
+        let (engine, opened) = (engine.clone(), opened.clone());
+        let work = move || {
+            let regions = wanted.iter().map(|(name, start, shape, address, bytes)| {
+                // SAFETY: `_checkpointer.py` passes memory of tensors it just made and has shown to
+                // nobody, each once, and keeps them until the call returns: not before this ends.
+                let into = unsafe { memory_mut(*address, *bytes) };
+                Region { name, start: start.clone(), shape: shape.clone(), into }
+            });
+            engine.read_checkpoint(&opened, regions.collect())
+        };
+        let tier = interruptible(py, runtime, Leave::CancelAndWait, work)?;
+        match tier.map_err(|error| errors::from_engine(py, &error))? {
+            Tier::Local => Ok("local"),
+            Tier::Lake => Ok("lake"),
+        }
+    }
+}
+
+/// # Safety
+/// `bytes` bytes at `address` are the caller's alone for as long as `'a`.
+unsafe fn memory_mut<'a>(address: usize, bytes: usize) -> &'a mut [u8] {
+    if bytes == 0 {
+        return &mut [];
+    }
+    // SAFETY: as the caller says.
+    unsafe { slice::from_raw_parts_mut(std::ptr::with_exposed_provenance_mut(address), bytes) }
+}
