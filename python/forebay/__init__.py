@@ -8,11 +8,13 @@
     for batch in feed:
         tokens = batch["tokens"].long()      # uint16[32, row], torch where it is installed
         ...
-        checkpoint["feed"] = feed.state_dict()
 
 Threads in Rust do the work: no worker processes, no pickling, and the interpreter is released while
 a batch is waited for. The state is a few numbers, and resuming costs the same anywhere; another
 world size goes on with the same samples.
+
+:class:`Checkpointer` saves weights, optimizer, random state and the feed's position together, with
+hardly a pause, and gives them back to any number of ranks.
 
 ``forebay.torch`` has what PyTorch, Lightning and Hugging Face take as a data loader. ``forebay.jax``
 and ``forebay.transformers`` need their packages; this one needs numpy alone.
@@ -27,6 +29,7 @@ and ``forebay.transformers`` need their packages; this one needs numpy alone.
 """
 
 from ._batches import Batch, Ragged, Transform, sample_ids
+from ._checkpointer import Checkpointer, Saved, load_checkpoint
 from ._errors import (
     ConflictError,
     CorruptError,
@@ -50,6 +53,7 @@ from ._trace import Origin, Sample, trace
 
 __all__ = [
     "Batch",
+    "Checkpointer",
     "ConflictError",
     "CorruptError",
     "Error",
@@ -66,6 +70,7 @@ __all__ = [
     "Ragged",
     "RefusedError",
     "Sample",
+    "Saved",
     "State",
     "Stats",
     "StoppedError",
@@ -74,6 +79,7 @@ __all__ = [
     "__version__",
     "feed",
     "index",
+    "load_checkpoint",
     "prepare",
     "sample_ids",
     "trace",

@@ -1,0 +1,469 @@
+"""The checkpointer: training state and data position, committed together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from . import _forebay
+from ._errors import InvalidError
+from ._feed import LOCAL_BUDGET, Feed, open_engine, parse_dataset
+from ._group import Group, find_group
+from ._interval import Interval, Policy
+from ._random import RandomState
+from ._restore import Reader, compare, give_back, templates
+from ._share import Shares
+from ._tensors import Leaves
+from ._tree import encode, has_state, is_tensor, show
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+#: The version of what is stored beside the tensors.
+VERSION = 1
+_NOTHING, _SAVE, _STOP = 0, 1, 2
+
+
+class Saved(TypedDict):
+    """What became of one save on this rank; times in seconds since it was captured."""
+
+    step: int
+    bytes: int
+    pause_seconds: float
+    waited_seconds: float
+    stage_seconds: float
+    durable_seconds: float
+    committed_unix_ms: int
+    removed: list[int]
+
+
+class Checkpointer:
+    """Saves and restores a training run: weights, optimizer, schedule, random state, data position.
+
+    ::
+
+        checkpointer = forebay.Checkpointer("s3://lake", run="gpt-small", local="/nvme", interval=500,
+            state={"model": model, "optimizer": optimizer, "scheduler": scheduler, "feed": feed})
+        start = checkpointer.resume()                 # steps taken before, or 0
+        for step, batch in enumerate(feed, start):
+            ...
+            checkpointer.step(step, metrics={"loss": loss})
+        checkpointer.close()                          # waits until all is durable
+
+    A save copies the state into memory of the engine and returns; writing it to this node, bringing
+    it to the lake and committing it go on in the background. What goes wrong there is raised by the
+    next ``step`` or ``close``. A step exists when all ranks' parts are in the lake and one small
+    object names them, or not at all. Killed at any point, the next start finishes what was
+    complete on this node and goes on from the newest committed step.
+
+    Under ``torch.distributed`` every rank makes one, with the same arguments, and calls the same
+    methods at the same steps. What all ranks hold alike is written once; ``DTensor`` (FSDP2, tensor
+    parallel) as each rank's part. Any other number of ranks reads what it needs of it.
+
+    Nothing is pickled. A value that cannot be stored is refused by its name when the checkpointer is
+    made. One thread at a time may use it.
+
+    Parameters
+    ----------
+    lake, local, local_budget
+        As for :func:`forebay.feed`.
+    run
+        The run's name. One job at a time writes a run.
+    state
+        Names to what is saved: objects with ``state_dict`` and ``load_state_dict``, and dicts and
+        lists of those, of tensors, arrays, numbers, texts and bytes, which are restored in place.
+        Wrappers of ``DistributedDataParallel`` and ``torch.compile`` are looked through, so the names
+        are those of the model.
+    interval
+        When ``step`` saves: every so many steps (``500``), every so long (``"10min"``), ``"auto"``
+        (so that saving and what a crash throws away cost least together, from what saves cost and
+        ``mtbf``), or ``None``: only when ``save`` is called.
+    mtbf
+        The mean time between failures that ``"auto"`` reckons with.
+    keep_last, keep_every
+        The newest so many checkpoints are kept, and those of steps divisible by ``keep_every``; the
+        others are removed when a newer one is committed. ``keep_last=0`` keeps all.
+    random_state
+        Saves and restores each rank's generators (Python, numpy, torch, CUDA). Ranks that did not
+        exist when the checkpoint was made keep theirs.
+    signals
+        After SIGTERM the next ``step`` saves, waits until that is durable and raises
+        ``SystemExit``; after SIGUSR1 it saves. Only in the main thread, and only where nothing else
+        handles these signals.
+    threads
+        Threads that copy, digest and read.
+
+    Raises
+    ------
+    forebay.InvalidError
+        A setting cannot work, or a value cannot be stored.
+    forebay.UnavailableError, forebay.FullError, …
+        A tier failed while what a killed run left on this node was finished.
+    """
+
+    def __init__(
+        self,
+        lake: str | os.PathLike[str],
+        run: str,
+        state: Mapping[str, Any],
+        *,
+        local: str | os.PathLike[str] | None = None,
+        local_budget: int | str = LOCAL_BUDGET,
+        interval: Interval = "auto",
+        mtbf: str | timedelta | float = "24h",
+        keep_last: int = 3,
+        keep_every: int = 0,
+        random_state: bool = True,
+        signals: bool = True,
+        threads: int = 2,
+    ) -> None:
+        self.run = run
+        self._policy = Policy(interval, mtbf)
+        self._state = dict(state)
+        self._random = RandomState() if random_state else None
+        _check_restorable(self._state)
+        self._encode({})
+        self._group: Group = find_group()
+        self._shares = Shares(self._group)
+        self._engine = open_engine(lake, local, local_budget)
+        settings = {"keep_last": keep_last, "keep_every": keep_every, "threads": threads}
+        self._native = self._engine.checkpointer(
+            run=run,
+            rank=self._group.rank,
+            world_size=self._group.world_size,
+            launch=self._group.launch,
+            settings=json.dumps(settings),
+            dataset=_dataset(self._state),
+        )
+        # A script that ends without `close` still waits for what it saved.
+        self._ending = weakref.finalize(self, _settle, self._native)
+        self._saved_at = time.monotonic()
+        self._saved_step: int | None = None
+        self._agreed: Any = None
+        self._signals = _Signals() if signals else None
+
+    def resume(self, step: int | None = None, *, strict: bool = True) -> int:
+        """Restores the newest committed step, or the one given; returns the steps taken, or 0.
+
+        Every tensor is verified before it is given to anybody. All ranks call it; rank 0 chooses the
+        step. With ``strict`` a model that does not fit is refused, naming every difference; without,
+        ``load_state_dict`` gets what both have, and a warning says what is left out.
+
+        Raises
+        ------
+        forebay.CorruptError
+            The checkpoint is damaged: the message names the object and an older step that is whole.
+        forebay.NotFoundError
+            There is no such step.
+        """
+        chosen = self._choose(step)
+        if chosen is None:
+            return 0
+        checkpoint = self._engine.checkpoint(self.run, chosen)
+        assert checkpoint is not None, "a step that was asked for is there or raises"
+        world_size = checkpoint.world_size()
+        theirs = self._group.rank if self._group.world_size == world_size else 0
+        stored = _read_metadata(checkpoint.metadata(theirs), self.run, chosen)
+        reader = Reader(checkpoint)
+        # One object after the other, so that no more than one is in memory twice.
+        for name, target in self._state.items():
+            if name not in stored["state"]:
+                raise InvalidError(
+                    f"step {chosen} of run {self.run} has no state called {name!r}; it has "
+                    f"{', '.join(sorted(stored['state']))}"
+                )
+            target = _unwrapped(target)
+            value = reader.read(stored["state"][name], templates(target))
+            self._give_back(name, target, value, strict)
+        if self._random is not None and self._group.rank < world_size:
+            own = _read_metadata(checkpoint.metadata(self._group.rank), self.run, chosen)
+            if own.get("random") is not None:
+                self._random.load_state_dict(reader.read(own["random"]))
+        self._saved_step, self._saved_at = chosen, time.monotonic()
+        return chosen
+
+    def _choose(self, step: int | None) -> int | None:
+        """The step that all ranks go on from."""
+        # Every rank has finished what it found staged: only then is the newest step decided.
+        self._group.gather(b"")
+        said = b""
+        if self._group.rank == 0:
+            newest = self._engine.checkpoint(self.run, step)
+            said = b"" if newest is None else str(newest.step()).encode()
+        chosen = self._group.gather(said)[0]
+        return int(chosen) if chosen else None
+
+    def _give_back(self, name: str, target: Any, value: Any, strict: bool) -> None:
+        differs = compare(name, target, value)
+        if differs and strict:
+            raise InvalidError(
+                f"the checkpoint does not fit the model under {name!r}:\n" + "\n".join(differs)
+            )
+        if differs:
+            warnings.warn("left out of the restored state:\n" + "\n".join(differs), stacklevel=3)
+            here = target.state_dict()
+            fitting = {
+                key: one
+                for key, one in value.items()
+                if key in here and getattr(here[key], "shape", None) == getattr(one, "shape", None)
+            }
+            target.load_state_dict(fitting, strict=False)
+            return
+        give_back(target, value, (name,))
+
+    def step(self, step: int, metrics: Mapping[str, Any] | None = None) -> bool:
+        """Says that the step of this number (from 0) was taken; saves if that is due.
+
+        Returns whether it saved. ``metrics`` (numbers, or tensors of one) are kept with a checkpoint.
+        Raises what went wrong in the background since the last call.
+        """
+        self._learn()
+        taken = step + 1
+        wish = self._wish(taken)
+        if wish == _NOTHING:
+            return False
+        if self._saved_step != taken:
+            self.save(taken, metrics)
+        if wish == _STOP:
+            self.close()
+            raise SystemExit(128 + signal.SIGTERM)
+        return True
+
+    def _wish(self, taken: int) -> int:
+        """What all ranks do after this step."""
+        asked = _NOTHING if self._signals is None else self._signals.take()
+        seconds = time.monotonic() - self._saved_at
+        due = self._policy.is_due(taken, seconds)
+        if self._group.world_size == 1:
+            return max(asked, _SAVE if due else _NOTHING)
+        # Clocks and signals differ between ranks. What one of them wishes is asked for now and
+        # done by all after the next step, so that nobody waits for the answer.
+        agreed: int = _NOTHING if self._agreed is None else self._agreed()
+        by_clock = due and self._policy.needs_agreement and agreed == _NOTHING
+        self._agreed = self._group.highest(max(asked, _SAVE if by_clock else _NOTHING))
+        return max(agreed, _SAVE if due and not self._policy.needs_agreement else _NOTHING)
+
+    def save(self, steps_taken: int, metrics: Mapping[str, Any] | None = None) -> None:
+        """Captures the state after ``steps_taken`` steps, whatever the interval says.
+
+        Returns when the state may change again; it is not durable then. All ranks call it.
+        """
+        metadata, leaves = self._encode(metrics or {})
+        ours = self._shares.ours(leaves.leaves)
+        held, given = [], []
+        for leaf in ours:
+            memory, address = leaf.stored()
+            held.append(memory)
+            given.append((*leaf.described(), address, leaf.bytes))
+        self._native.save(steps_taken, given, json.dumps(metadata))
+        del held
+        self._saved_step, self._saved_at = steps_taken, time.monotonic()
+
+    def _encode(self, metrics: Mapping[str, Any]) -> tuple[dict[str, Any], Leaves]:
+        """The state as it is now: what is stored beside the tensors, and the tensors."""
+        leaves = Leaves()
+        state = {
+            name: encode(_unwrapped(one), (name,), leaves) for name, one in self._state.items()
+        }
+        metadata: dict[str, Any] = {"version": VERSION, "state": state}
+        if self._random is not None:
+            rank = _rank_of(self)
+            metadata["random"] = encode(self._random, ("random", f"rank-{rank}"), leaves)
+        metadata["metrics"] = {name: _number(name, value) for name, value in metrics.items()}
+        return metadata, leaves
+
+    def _learn(self) -> None:
+        for report in self._reports(self._native.finished()):
+            self._policy.learn(report["pause_seconds"], report["durable_seconds"])
+
+    def _reports(self, said: str) -> list[Saved]:
+        reports: list[Saved] = json.loads(said)
+        return reports
+
+    def wait(self) -> list[Saved]:
+        """Waits until every save is committed; returns what became of those since the last call.
+
+        Raises what went wrong; a save that could not reach the lake stays on this node, and the next
+        call tries it again.
+        """
+        return self._reports(self._native.wait())
+
+    def recovered(self) -> list[dict[str, Any]]:
+        """What opening found on this node from a killed run, and what became of it."""
+        found: list[dict[str, Any]] = json.loads(self._native.recovered())
+        return found
+
+    def close(self) -> None:
+        """Waits until every save is durable, and raises what went wrong. Closing twice is no error."""
+        if not self._ending.alive:
+            return
+        self.wait()
+        if self._agreed is not None:
+            self._agreed()
+        self._ending.detach()
+        self._native.close()
+        if self._signals is not None:
+            self._signals.restore()
+        self._group.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            # What went wrong before is what the user wants to see.
+            self._ending()
+            if self._signals is not None:
+                self._signals.restore()
+
+    def __repr__(self) -> str:
+        return f"<forebay.Checkpointer of run {self.run}, rank {_rank_of(self)}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a checkpointer belongs to its process and cannot be pickled")
+
+
+def load_checkpoint(
+    lake: str | os.PathLike[str],
+    run: str,
+    *,
+    step: int | None = None,
+    names: list[str] | None = None,
+    local: str | os.PathLike[str] | None = None,
+    local_budget: int | str = LOCAL_BUDGET,
+) -> dict[str, Any]:
+    """The state of a committed checkpoint, the newest without a ``step``, as plain values.
+
+    ``names`` chooses among what was saved: ``["model"]`` reads the weights alone. Tensors are on the
+    CPU and whole, however many ranks held them. Raises :class:`forebay.NotFoundError` when there is
+    none.
+    """
+    from ._errors import NotFoundError
+
+    engine = open_engine(lake, local, local_budget)
+    checkpoint = engine.checkpoint(run, step)
+    if checkpoint is None:
+        raise NotFoundError(f"run {run} has no committed checkpoint")
+    stored = _read_metadata(checkpoint.metadata(0), run, checkpoint.step())["state"]
+    unknown = [name for name in names or () if name not in stored]
+    if unknown:
+        raise NotFoundError(
+            f"step {checkpoint.step()} of run {run} has no state called {unknown[0]!r}; it has "
+            f"{', '.join(sorted(stored))}"
+        )
+    reader = Reader(checkpoint)
+    return {name: reader.read(stored[name]) for name in names or stored}
+
+
+def _settle(native: _forebay.Checkpointer) -> None:
+    try:
+        native.wait()
+    except Exception as error:
+        print(f"forebay: a checkpoint is not durable: {error}", file=sys.stderr)
+    native.close()
+
+
+def _rank_of(checkpointer: Checkpointer) -> int:
+    group = checkpointer.__dict__.get("_group")
+    return 0 if group is None else int(group.rank)
+
+
+def _unwrapped(value: Any) -> Any:
+    """A model without what only training wraps around it."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return value
+    while True:
+        if isinstance(value, torch.nn.parallel.DistributedDataParallel):
+            value = value.module
+        elif isinstance(value, torch.nn.Module) and "_orig_mod" in value._modules:
+            value = value._orig_mod
+        else:
+            return value
+
+
+def _check_restorable(state: Mapping[str, Any]) -> None:
+    for name, value in state.items():
+        if not isinstance(name, str) or not name or name.startswith("$"):
+            raise InvalidError(f"state has the key {name!r}; names are texts, and none starts with $")
+        if not (has_state(value) or isinstance(value, (dict, list)) or is_tensor(value)):
+            raise InvalidError(
+                f"{show((name,))} is a {type(value).__name__}, which cannot be given back in place: "
+                "put it into a dict, or give an object with state_dict() and load_state_dict()"
+            )
+
+
+def _dataset(state: Mapping[str, Any]) -> tuple[str, int] | None:
+    """The dataset version that checkpoints name: that of the only feed of one dataset."""
+    feeds = [getattr(one, "feed", one) for one in state.values()]
+    datasets = [one.dataset for one in feeds if isinstance(one, Feed)]
+    if len(datasets) != 1 or "+" in datasets[0]:
+        return None
+    name, version = parse_dataset(datasets[0])
+    return None if version is None else (name, version)
+
+
+def _number(name: str, value: Any) -> Any:
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if value - value == 0 else str(value)
+    raise InvalidError(f"metric {name!r} is a {type(value).__name__}; give a number")
+
+
+def _read_metadata(text: str, run: str, step: int) -> dict[str, Any]:
+    found = json.loads(text)
+    version = found.get("version") if isinstance(found, dict) else None
+    if version == VERSION:
+        return dict(found)
+    if isinstance(version, int) and version > VERSION:
+        from ._errors import NewerFormatError
+
+        raise NewerFormatError(
+            f"step {step} of run {run} was written by a newer Forebay (version {version}): upgrade it"
+        )
+    raise InvalidError(
+        f"step {step} of run {run} was not written by forebay.Checkpointer; `forebay checkpoint "
+        "restore` writes its tensors as safetensors"
+    )
+
+
+class _Signals:
+    """Remembers signals until a step ends."""
+
+    def __init__(self) -> None:
+        self._asked = _NOTHING
+        self._before: dict[int, Any] = {}
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            if signal.getsignal(number) == signal.SIG_DFL:
+                self._before[number] = signal.signal(number, self._take)
+
+    def _take(self, number: int, _frame: Any) -> None:
+        self._asked = max(self._asked, _STOP if number == signal.SIGTERM else _SAVE)
+
+    def take(self) -> int:
+        """What was asked for since the last time."""
+        asked, self._asked = self._asked, _NOTHING
+        return asked
+
+    def restore(self) -> None:
+        """Lets the signals do again what they did before."""
+        if threading.current_thread() is threading.main_thread():
+            for number, before in self._before.items():
+                signal.signal(number, before)
+        self._before.clear()

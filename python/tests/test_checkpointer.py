@@ -1,0 +1,333 @@
+"""Checkpoints of one process: every value comes back bit for bit, and a killed run goes on."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import forebay
+import numpy as np
+import pytest
+import torch
+from forebay._interval import Policy
+
+from conftest import OpenFeed
+
+SCRIPT = Path(__file__).parent / "scripts" / "train_checkpointed.py"
+
+
+@pytest.fixture
+def open_checkpointer(tmp_path: Path, local: Path) -> Any:
+    """Opens the checkpointer of run `run`, which saves only when it is told to."""
+    opened = []
+
+    def open_checkpointer(state: dict[str, Any], **options: Any) -> forebay.Checkpointer:
+        options.setdefault("interval", None)
+        (tmp_path / "checkpoints").mkdir(exist_ok=True)
+        checkpointer = forebay.Checkpointer(
+            tmp_path / "checkpoints", "run", state, local=local, **options
+        )
+        opened.append(checkpointer)
+        return checkpointer
+
+    yield open_checkpointer
+    for checkpointer in opened:
+        checkpointer.close()
+
+
+def load(tmp_path: Path, local: Path, **options: Any) -> dict[str, Any]:
+    return forebay.load_checkpoint(tmp_path / "checkpoints", "run", local=local, **options)
+
+
+def bits(tensor: torch.Tensor) -> bytes:
+    """The bytes of a tensor, whatever its type."""
+    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    return bytes(flat.view(torch.uint8).numpy().tobytes()) if flat.numel() else b""
+
+
+DTYPES = [
+    "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint64",
+    "uint32", "uint16", "uint8", "bool", "complex64", "complex128", "complex32", "float8_e5m2",
+    "float8_e4m3fn", "float8_e8m0fnu", "float8_e5m2fnuz", "float8_e4m3fnuz",
+]  # fmt: skip
+
+
+def some(dtype: torch.dtype, *shape: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(len(shape) + sum(shape))
+    width = torch.empty(0, dtype=dtype).element_size()
+    count = int(np.prod(shape)) * width
+    values = torch.randint(0, 2 if dtype == torch.bool else 256, (count,), generator=generator)
+    return values.to(torch.uint8).view(dtype).reshape(shape)
+
+
+@pytest.mark.parametrize("name", [name for name in DTYPES if hasattr(torch, name)])
+def test_every_type_and_shape_comes_back_bit_for_bit(
+    name: str, tmp_path: Path, local: Path, open_checkpointer: Any
+) -> None:
+    dtype = getattr(torch, name)
+    whole = some(dtype, 6, 5, 4)
+    tensors = {
+        "whole": whole,
+        "strided": whole.permute(2, 0, 1),
+        "sliced": whole[::2, 1:4],
+        "none": some(dtype, 0, 3),
+        "single": some(dtype, 1).reshape(()),
+    }
+    if whole.is_complex() and name != "complex32":
+        tensors["conjugate"] = whole.conj()
+    checkpointer = open_checkpointer({"state": dict(tensors)})
+    checkpointer.save(1)
+    checkpointer.wait()
+    restored = load(tmp_path, local)["state"]
+    assert restored.keys() == tensors.keys()
+    for key, tensor in tensors.items():
+        assert (restored[key].dtype, restored[key].shape) == (tensor.dtype, tensor.shape)
+        assert bits(restored[key]) == bits(tensor), key
+
+
+def test_plain_values_come_back_as_they_were(
+    tmp_path: Path, local: Path, open_checkpointer: Any
+) -> None:
+    state: dict[str, Any] = {
+        "z": 1, "a": None, "text": "é", "flag": True, "bytes": b"\0\xff", "large": 1 << 200,
+        "least": -(1 << 63), "infinite": float("-inf"), "float": 0.1 + 0.2, "complex": 1 - 2j,
+        "tuple": (1, ("a", []), {}), "keys": {3: "b", (1, "x"): "c", None: "d", True: "e"},
+        "$odd": {"$tensor": "no"}, "dtype": torch.bfloat16, "device": torch.device("cuda", 1),
+        "size": torch.Size([2, 3]), "array": np.arange(6, dtype=">i4").reshape(2, 3),
+        "number": np.float32(0.5), "nested": [{"deep": {"er": [1, 2]}}],
+    }  # fmt: skip
+    checkpointer = open_checkpointer({"state": state})
+    checkpointer.save(1)
+    checkpointer.wait()
+    restored = load(tmp_path, local)["state"]
+    assert list(restored) == list(state)
+    assert list(restored["keys"].items()) == list(state["keys"].items())
+    for key in state.keys() - {"array", "number"}:
+        assert restored[key] == state[key] and type(restored[key]) is type(state[key]), key
+    assert (restored["array"] == state["array"]).all() and restored["array"].dtype == np.int32
+    assert restored["number"] == np.float32(0.5) and restored["number"].shape == ()
+
+
+def test_tied_weights_are_stored_once_and_tied_again(
+    tmp_path: Path, local: Path, open_checkpointer: Any
+) -> None:
+    weight = torch.arange(1 << 18, dtype=torch.float32)
+    checkpointer = open_checkpointer({"state": {"one": weight, "two": weight, "half": weight[:9]}})
+    checkpointer.save(1)
+    assert checkpointer.wait()[0]["bytes"] < weight.nbytes * 1.1
+    restored = load(tmp_path, local)["state"]
+    assert restored["one"].data_ptr() == restored["two"].data_ptr()
+    assert torch.equal(restored["one"], weight) and torch.equal(restored["half"], weight[:9])
+
+
+class Pickled:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (Pickled(), "is a test_checkpointer.Pickled"),
+        ({1, 2}, "builtins.set"),
+        (torch.eye(3).to_sparse(), "layout is torch.sparse_coo"),
+        (torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "quantized"),
+        (torch.empty(2, device="meta"), "meta device"),
+        (np.array(["text"]), "no form for elements of str"),
+        ({1.5: "x"}, "a key that cannot be stored: 1.5"),
+    ],
+)
+def test_what_cannot_be_stored_is_refused_by_name_before_training(
+    value: Any, why: str, open_checkpointer: Any
+) -> None:
+    with pytest.raises(forebay.InvalidError, match=r"state\['mine'\]\['inner'\]") as refused:
+        open_checkpointer({"mine": {"inner": value}})
+    assert why in str(refused.value)
+
+
+def test_what_could_not_be_given_back_is_refused(open_checkpointer: Any) -> None:
+    with pytest.raises(forebay.InvalidError, match="put it into a dict"):
+        open_checkpointer({"step": 3})
+
+
+def make(seed: int = 0) -> tuple[torch.nn.Module, Any, Any]:
+    torch.manual_seed(seed)
+    model = torch.nn.Sequential(
+        torch.nn.Embedding(256, 16), torch.nn.Flatten(), torch.nn.Dropout(0.2),
+        torch.nn.Linear(16 * 512, 32), torch.nn.BatchNorm1d(32), torch.nn.Linear(32, 256),
+    )  # fmt: skip
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    return model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 3, 0.5)
+
+
+def train(feed: Any, parts: Any, checkpointer: Any, start: int, end: int) -> list[float]:
+    model, optimizer, scheduler = parts
+    losses = []
+    for step in range(start, end):
+        tokens = next(feed)["tokens"].long() % 256
+        loss = torch.nn.functional.cross_entropy(model(tokens[:, :-1]), tokens[:, -1])
+        loss = loss * (1 + random.random() + float(np.random.rand()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        losses.append(loss.item())
+        if checkpointer is not None:
+            checkpointer.step(step, metrics={"loss": loss})
+    return losses
+
+
+def state_of(parts: Any, feed: Any) -> dict[str, Any]:
+    return {"model": parts[0], "optimizer": parts[1], "scheduler": parts[2], "feed": feed}
+
+
+def test_a_run_that_is_taken_up_goes_on_bit_for_bit(
+    open_feed: OpenFeed, open_checkpointer: Any, tmp_path: Path
+) -> None:
+    random.seed(3)
+    np.random.seed(4)
+    parts, feed = make(), open_feed(seed=5)
+    checkpointer = open_checkpointer(state_of(parts, feed), interval=4)
+    assert checkpointer.resume() == 0
+    whole = train(feed, parts, checkpointer, 0, 10)
+    checkpointer.close()
+    parts, feed = make(seed=9), open_feed(seed=5)
+    checkpointer = open_checkpointer(state_of(parts, feed), interval=None)
+    assert checkpointer.resume() == 8 == feed.step
+    assert train(feed, parts, None, 8, 10) == whole[8:]
+    assert checkpointer.resume(4) == 4 == feed.step
+    assert train(feed, parts, None, 4, 10) == whole[4:]
+    with pytest.raises(forebay.NotFoundError, match="step 5"):
+        checkpointer.resume(5)
+
+
+def test_a_model_that_does_not_fit_is_refused_with_every_difference(
+    open_checkpointer: Any,
+) -> None:
+    saved = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 3), "b": torch.nn.Linear(2, 3)})
+    checkpointer = open_checkpointer({"model": saved})
+    checkpointer.save(1)
+    checkpointer.wait()
+    other = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 3), "b": torch.nn.Linear(4, 3), "c": torch.nn.Linear(1, 1)})  # fmt: skip
+    checkpointer = open_checkpointer({"model": other})
+    with pytest.raises(forebay.InvalidError) as refused:
+        checkpointer.resume()
+    for line in (
+        "missing in the checkpoint: model.c.weight",
+        "of another shape: model.b.weight ([3, 2] in the checkpoint, [3, 4] in the model)",
+    ):
+        assert line in str(refused.value)
+    with pytest.warns(UserWarning, match=r"left out.*\n.*model\.c\.weight"):
+        assert checkpointer.resume(strict=False) == 1
+    assert torch.equal(other["a"].weight, saved["a"].weight)
+
+
+def test_state_in_dicts_and_lists_is_restored_in_place(open_checkpointer: Any) -> None:
+    inner, tensor = torch.nn.Linear(2, 2), torch.ones(3)
+    state = {"deep": {"models": [inner], "count": 3, "tensor": tensor, "gone": 1}}
+    checkpointer = open_checkpointer(state)
+    checkpointer.save(1)
+    checkpointer.wait()
+    before = inner.weight.detach().clone()
+    with torch.no_grad():
+        inner.weight.zero_()
+        tensor.zero_()
+    deep: Any = state["deep"]
+    deep.update(count=9, new=2)
+    del deep["gone"]
+    checkpointer.resume()
+    assert torch.equal(inner.weight, before) and torch.equal(tensor, torch.ones(3))
+    assert deep["models"][0] is inner and deep["tensor"] is tensor
+    assert (deep["count"], deep["gone"], "new" in deep) == (3, 1, False)
+
+
+def test_a_damaged_checkpoint_is_named_and_never_loaded(
+    open_checkpointer: Any, tmp_path: Path
+) -> None:
+    model = torch.nn.Linear(64, 64)
+    checkpointer = open_checkpointer({"model": model}, random_state=False)
+    for step in (1, 2):
+        checkpointer.save(step)
+        checkpointer.wait()
+    file = next(tmp_path.glob("checkpoints/runs/run/checkpoints/*2/*.safetensors"))
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    os.chmod(file, 0o600)
+    file.write_bytes(data)
+    with pytest.raises(forebay.CorruptError, match=r"tensor `model\.\w+`") as damaged:
+        checkpointer.resume()
+    assert "step 1 is intact" in str(damaged.value)
+    assert checkpointer.resume(1) == 1
+
+
+def run_script(*arguments: Any, kill: bool = False) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert kill or done.returncode == 0, done.stderr
+    return done
+
+
+def test_a_killed_run_goes_on_with_the_same_losses(lake: Path, tmp_path: Path) -> None:
+    whole = run_script(lake, tmp_path / "whole", 9, "never").stdout.split()
+    found: dict[int, str] = {}
+    for _ in range(8):
+        done = run_script(lake, tmp_path / "killed", 9, "sometimes", kill=True)
+        for line in done.stdout.split():
+            step, loss = line.split("=")
+            assert found.setdefault(int(step), loss) == loss
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL
+    assert done.returncode == 0
+    assert [f"{step}={found[step]}" for step in range(9)] == whole
+
+
+def test_sigterm_saves_and_exits(lake: Path, tmp_path: Path) -> None:
+    done = run_script(lake, tmp_path / "run", 8, "sigterm", kill=True)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    again = run_script(lake, tmp_path / "run", 8, "never").stdout.split()
+    # The signal came during the step of number 5, whose end saved.
+    assert again[0].startswith("6=")
+
+
+def test_intervals() -> None:
+    assert [Policy(3, "24h").is_due(step, 0) for step in (2, 3, 6)] == [False, True, True]
+    assert not Policy(None, "24h").is_due(1, 1e9)
+    by_time = Policy("2min", "24h")
+    assert not by_time.is_due(1, 119) and by_time.is_due(1, 120)
+    auto = Policy("auto", "2h")
+    auto.learn(cost_seconds=1.0, durable_seconds=2.0)
+    # sqrt(2 · 1 s · 7200 s)
+    assert not auto.is_due(1, 119) and auto.is_due(1, 121)
+    auto.learn(cost_seconds=1e-9, durable_seconds=40.0)
+    assert not auto.is_due(1, 39) and auto.is_due(1, 41)
+    for wrong in (0, -1, "soon", "3 weeks", True):
+        with pytest.raises(forebay.InvalidError, match="interval"):
+            Policy(wrong, "24h")
+
+
+def test_a_background_failure_is_raised_by_the_next_step(
+    open_checkpointer: Any, tmp_path: Path
+) -> None:
+    checkpointer = open_checkpointer({"model": torch.nn.Linear(4, 4)}, interval=1)
+    lake = tmp_path / "checkpoints"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # A file where the run's folder must be: nothing can be committed.
+        (lake / "runs").mkdir(exist_ok=True)
+        (lake / "runs" / "run").write_text("in the way")
+        checkpointer.save(1)
+        with pytest.raises(forebay.Error, match="step 1 of run run is not committed"):
+            checkpointer.wait()
+        (lake / "runs" / "run").unlink()
+        assert [report["step"] for report in checkpointer.wait()] == [1]
