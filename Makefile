@@ -48,6 +48,9 @@ python-test: python ## its types, and its promises with real PyTorch, Lightning,
 	cd python && $(FOREBAY_VENV)/bin/mypy
 	cd python && $(FOREBAY_VENV)/bin/pytest --quiet
 
+checkpoint-kills: python ## jobs of three ranks killed 50 times at random moments; half an hour
+	cd python && FOREBAY_KILL_ROUNDS=50 $(FOREBAY_VENV)/bin/pytest --quiet tests/test_checkpoint_ranks.py
+
 bench: ## ratios to the limits, printed
 	$(CARGO) bench --package forebay-bench
 
