@@ -11,7 +11,7 @@ export FOREBAY_TOOLS ?= $(HOME)/.cache/forebay/tools/bin
 export FOREBAY_VENV ?= $(HOME)/.cache/forebay/venv
 FEATURES = --features forebay-cli/crash-points,forebay-checkpoint/crash-points,forebay-prepare/crash-points,forebay-index/crash-points,forebay-archive/crash-points
 
-.PHONY: test tools format architecture deny lint build unit docs plain python python-test bench day
+.PHONY: test tools format architecture deny lint build unit docs plain python python-test bench day checkpoint-kills
 
 test: tools format architecture deny lint unit docs plain python-test ## everything, as CI runs it
 

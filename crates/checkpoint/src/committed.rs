@@ -99,6 +99,12 @@ impl StoredTensor {
     pub const fn bytes(&self) -> u64 {
         self.bytes
     }
+
+    /// The parts it is stored in, over all ranks.
+    #[must_use]
+    pub fn parts(&self) -> usize {
+        self.parts.len()
+    }
 }
 
 /// A box of a tensor that is wanted, and the memory it is to fill: little-endian elements, the last
@@ -181,6 +187,18 @@ impl CommittedCheckpoint {
     #[must_use]
     pub const fn tensors(&self) -> &BTreeMap<String, StoredTensor> {
         &self.tensors
+    }
+
+    /// Where the parts of a tensor lie and the digest of each: equal ones hold equal values.
+    pub(crate) fn digests(
+        &self,
+        name: &str,
+    ) -> impl Iterator<Item = (&Option<TensorPart>, Digest)> {
+        let parts = self.tensors.get(name).map_or(&[][..], |tensor| &tensor.parts);
+        parts.iter().map(|&(rank, entry)| {
+            let entry = &self.ranks[rank as usize].tensors[entry];
+            (&entry.part, entry.digest)
+        })
     }
 
     /// Fills every region, and says where from.

@@ -37,6 +37,7 @@ mod boxes;
 mod capture;
 mod checkpointer;
 mod committed;
+mod difference;
 mod error;
 mod export;
 mod inspect;
@@ -54,6 +55,7 @@ mod state;
 
 pub use checkpointer::{Capture, Checkpointer};
 pub use committed::{CommittedCheckpoint, Region, StoredTensor};
+pub use difference::{Change, Difference, TensorDifference, diff};
 pub use error::Error;
 pub use export::{Exported, export};
 pub use forebay_format::v1::{checkpoint::TensorPart, tensors::Dtype};

@@ -188,8 +188,14 @@ pub struct TrainWork {
 pub enum Checkpoint {
     /// The committed checkpoints of a run
     List(CheckpointList),
+    /// What a checkpoint holds: position, metrics, tensors
+    Show(CheckpointOf),
     /// Read every byte of a checkpoint and compare it with its digests
     Verify(CheckpointOf),
+    /// Which tensors changed between two checkpoints of a run, and by how much
+    Diff(CheckpointDiff),
+    /// Bring to the lake what a run that was killed left on this node, without starting it again
+    Drain(CheckpointList),
     /// Write a checkpoint's tensors and metadata into a directory, verified
     Restore(CheckpointRestore),
     /// Remove a checkpoint: a damaged one, or one that a run is to be taken back behind
@@ -215,6 +221,22 @@ pub struct CheckpointOf {
     /// The step [default: the newest committed]
     #[arg(long, value_name = "N")]
     pub step: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  forebay checkpoint diff day-1 120 160 --store forebay-day/lake"
+)]
+pub struct CheckpointDiff {
+    /// The run
+    #[arg(value_name = "RUN")]
+    pub run: Name,
+    /// The first step
+    #[arg(value_name = "BEFORE")]
+    pub before: u64,
+    /// The second step
+    #[arg(value_name = "AFTER")]
+    pub after: u64,
 }
 
 #[derive(Debug, Args)]

@@ -54,6 +54,9 @@ fn dispatch(context: &Context<'_>, verb: Verb) -> Result<(), CommandError> {
         Verb::Index(flags) => commands::index::run(context, flags),
         Verb::Train(flags) => commands::train::run(context, flags),
         Verb::Checkpoint(Checkpoint::List(flags)) => commands::checkpoint::list(context, &flags),
+        Verb::Checkpoint(Checkpoint::Show(flags)) => commands::checkpoint::show(context, &flags),
+        Verb::Checkpoint(Checkpoint::Diff(flags)) => commands::checkpoint::diff(context, &flags),
+        Verb::Checkpoint(Checkpoint::Drain(flags)) => commands::checkpoint::drain(context, &flags),
         Verb::Checkpoint(Checkpoint::Verify(flags)) => {
             commands::checkpoint::verify(context, &flags)
         }

@@ -1,19 +1,24 @@
-//! `forebay checkpoint list|verify|restore|remove`.
+//! `forebay checkpoint list|show|verify|diff|drain|restore|remove`.
 
-use forebay::{Part, checkpoint};
+use forebay::{
+    CheckpointSettings, CommittedCheckpoint, Part, Rank, Which,
+    checkpoint::{self, Change},
+};
 
 use crate::{
     Context, config,
     error::CommandError,
-    flags::{CheckpointList, CheckpointOf, CheckpointRemove, CheckpointRestore},
+    flags::{CheckpointDiff, CheckpointList, CheckpointOf, CheckpointRemove, CheckpointRestore},
     printer::{bytes, table},
 };
 
 pub fn list(context: &Context<'_>, flags: &CheckpointList) -> Result<(), CommandError> {
     let (lake, _) = config::lake(context)?;
-    // A run without checkpoints is no mistake; a name without a run is.
-    forebay::run_record(&lake, &flags.run)?;
     let found = checkpoint::list(&lake, &flags.run)?;
+    if found.is_empty() {
+        // A run without checkpoints is no mistake; a name without a run is.
+        forebay::run_record(&lake, &flags.run)?;
+    }
     let rows: Vec<_> = found
         .iter()
         .map(|each| {
@@ -40,6 +45,102 @@ pub fn verify(context: &Context<'_>, flags: &CheckpointOf) -> Result<(), Command
         bytes(verified.bytes)
     );
     context.printer.result("verified", &verified, &text);
+    Ok(())
+}
+
+pub fn show(context: &Context<'_>, flags: &CheckpointOf) -> Result<(), CommandError> {
+    let settings = config::settings(context.flags)?.resolve()?;
+    let engine = config::engine(context, &settings)?;
+    let which = flags.step.map_or(Which::Newest, Which::Step);
+    let none = || checkpoint::Error::NoCheckpoint { run: flags.run.clone() };
+    let opened = engine.checkpoint(&flags.run, which)?.ok_or_else(none)?;
+    let text = describe(&opened);
+    let shown = checkpoint::show(engine.lake(), &flags.run, opened.commit().step)?;
+    context.printer.result("checkpoint", &shown, &text);
+    Ok(())
+}
+
+fn describe(opened: &CommittedCheckpoint) -> String {
+    let commit = opened.commit();
+    let rows: Vec<_> = opened
+        .tensors()
+        .iter()
+        .map(|(name, tensor)| {
+            let shape: Vec<_> = tensor.shape.iter().map(ToString::to_string).collect();
+            let parts = tensor.parts().to_string();
+            let dtype = format!("{:?}", tensor.dtype);
+            vec![name.clone(), dtype, shape.join(" x "), bytes(tensor.bytes()), parts]
+        })
+        .collect();
+    let mut lines = vec![format!(
+        "run {} at step {}: {} in {} tensors of {} rank(s), data position {}",
+        commit.run,
+        commit.step,
+        bytes(commit.bytes),
+        rows.len(),
+        commit.world_size(),
+        commit.position.step
+    )];
+    let parent = commit.parent.map(|step| format!("went on from step {step}"));
+    let dataset =
+        commit.dataset.as_ref().map(|one| format!("learns from {}@{}", one.name, one.version));
+    let metrics = commit.metadata.get("metrics").and_then(serde_json::Value::as_object);
+    let metrics = metrics.into_iter().flatten().map(|(name, value)| format!("{name} {value}"));
+    lines.extend(parent.into_iter().chain(dataset).chain(metrics));
+    lines.push(table(&["tensor", "type", "shape", "size", "parts"], &rows));
+    lines.join("\n")
+}
+
+pub fn diff(context: &Context<'_>, flags: &CheckpointDiff) -> Result<(), CommandError> {
+    let (lake, _) = config::lake(context)?;
+    let found = checkpoint::diff(&lake, &flags.run, flags.before, flags.after)?;
+    let rows: Vec<_> = found
+        .tensors
+        .iter()
+        .map(|one| {
+            let (what, by) = say(&one.change);
+            vec![one.name.clone(), what, by]
+        })
+        .collect();
+    let summary = format!("{} tensors are equal, {} are not", found.equal, rows.len());
+    let text = match rows.is_empty() {
+        true => summary,
+        false => format!("{summary}\n{}", table(&["tensor", "change", "relative norm"], &rows)),
+    };
+    context.printer.result("difference", &found, &text);
+    Ok(())
+}
+
+fn say(change: &Change) -> (String, String) {
+    match change {
+        Change::Added => ("added".into(), String::new()),
+        Change::Removed => ("removed".into(), String::new()),
+        Change::Reshaped { before, after } => (format!("{before} became {after}"), String::new()),
+        Change::Values { elements, changed, norm_before, norm_of_change } => {
+            let relative = norm_of_change.zip(*norm_before).map(|(change, norm)| change / norm);
+            let relative = relative.filter(|relative| relative.is_finite());
+            let by = relative.map(|relative| format!("{relative:.3e}")).unwrap_or_default();
+            (format!("{changed} of {elements} elements"), by)
+        }
+    }
+}
+
+pub fn drain(context: &Context<'_>, flags: &CheckpointList) -> Result<(), CommandError> {
+    let settings = config::settings(context.flags)?.resolve()?;
+    let engine = config::engine(context, &settings)?;
+    // It saves nothing; alone, it takes care of what every rank left here, and retains everything.
+    let keep_all = CheckpointSettings { keep_last: 0, ..settings.checkpoint };
+    let launch = context.runtime.nonce().to_string();
+    let mut checkpointer =
+        engine.checkpointer(&flags.run, Rank::ALONE, &launch, &keep_all, None)?;
+    checkpointer.wait()?;
+    let recovered = checkpointer.recovered();
+    let lines: Vec<_> = recovered.iter().map(ToString::to_string).collect();
+    let text = match lines.is_empty() {
+        true => format!("run {} has left nothing on this node", flags.run),
+        false => lines.join("\n"),
+    };
+    context.printer.result("drained", &recovered, &text);
     Ok(())
 }
 
