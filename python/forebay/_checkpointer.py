@@ -18,7 +18,7 @@ from . import _forebay
 from ._errors import InvalidError
 from ._feed import LOCAL_BUDGET, Feed, open_engine, parse_dataset
 from ._group import Group, find_group
-from ._interval import Interval, Policy
+from ._interval import Interval, Policy, parse_seconds
 from ._random import RandomState
 from ._restore import Reader, compare, give_back, templates
 from ._share import Shares
@@ -296,6 +296,14 @@ class Checkpointer:
         call tries it again.
         """
         return self._reports(self._native.wait())
+
+    def sweep(self, older_than: str | timedelta | float = "24h") -> list[str]:
+        """Deletes what saves that were never committed left in the lake; returns the objects' keys.
+
+        Of steps before the newest committed one, what was written longer ago than ``older_than``: a
+        slow rank may still complete a younger one. A new checkpoint does the same after a day.
+        """
+        return self._engine.sweep_checkpoints(self.run, parse_seconds("older_than", older_than))
 
     def recovered(self) -> list[dict[str, Any]]:
         """What opening found on this node from a killed run, and what became of it."""

@@ -30,7 +30,8 @@
 //! | after sealing, draining, before the commit | a sealed save on the node | drains and commits it |
 //! | after the commit | the same, committed | keeps it to restore from, then releases it |
 //!
-//! What a lost node left in the lake is removed by retention after [`LEFTOVER_GRACE`].
+//! What a lost node left in the lake is removed by retention after [`LEFTOVER_GRACE`], or by
+//! [`sweep`] when somebody knows that nobody writes it any more.
 
 mod arena;
 mod boxes;
@@ -64,6 +65,6 @@ pub use pipeline::{STAGED_MAX, SaveReport};
 pub use recover::{Recovered, Recovery};
 pub use restore::{Part, Which, restore};
 pub use restored::{Restored, TensorView, Tier};
-pub use retain::{LEFTOVER_GRACE, remove};
+pub use retain::{LEFTOVER_GRACE, remove, sweep};
 pub use settings::CheckpointSettings;
 pub use state::StateTensor;

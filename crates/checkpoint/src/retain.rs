@@ -15,7 +15,8 @@ use std::{
 
 use forebay_format::v1::checkpoint;
 use forebay_lake::{Lake, Listed};
-use forebay_types::Name;
+use forebay_runtime::Runtime;
+use forebay_types::{Key, Name};
 
 use crate::{CheckpointSettings, Error, read, site::Site};
 
@@ -66,42 +67,77 @@ pub(crate) fn retain(site: &Site, step: u64) -> Result<Vec<u64>, Error> {
     for one in &removed {
         remove_objects(lake, run, *one, &inventory.0[one])?;
     }
-    sweep_decided(site, step, &inventory)?;
-    sweep_abandoned(site, &committed, &inventory)?;
+    let until = site.runtime.now().unix_ms().saturating_sub(millis(LEFTOVER_GRACE));
+    let mut left = unnamed(lake, run, step, &inventory)?;
+    left.extend(abandoned(&committed, &inventory, until));
+    delete_all(lake, &left)?;
     Ok(removed)
 }
 
-/// What other attempts at a committed step left.
-fn sweep_decided(site: &Site, step: u64, inventory: &Inventory) -> Result<(), Error> {
-    let objects = inventory.0.get(&step).map_or(&[][..], Vec::as_slice);
-    let Some(commit) = read::commit(site.lake(), &site.run, step)? else { return Ok(()) };
-    // The commit, and a record and a file for each rank.
-    if objects.len() <= 1 + 2 * commit.ranks.len() {
-        return Ok(());
+/// Finds what attempts that were never committed, or a removal that was cut off, left of a run's
+/// checkpoints, and deletes it if told to; says what.
+///
+/// Of steps older than the newest committed one it takes what was written before `older_than`; of
+/// committed steps, what their commits do not name. Nothing that a commit names is touched. A job
+/// that saves this run may still complete a step that is no older: give it time.
+///
+/// # Errors
+/// When the lake cannot be read or written.
+pub fn sweep(
+    lake: &Lake,
+    run: &Name,
+    runtime: &Runtime,
+    older_than: Duration,
+    delete: bool,
+) -> Result<Vec<Key>, Error> {
+    let inventory = Inventory::read(lake, run, &checkpoint::checkpoints_prefix(run))?;
+    let committed = inventory.committed(run);
+    let until = runtime.now().unix_ms().saturating_sub(millis(older_than));
+    let mut left = abandoned(&committed, &inventory, until);
+    for &step in &committed {
+        left.extend(unnamed(lake, run, step, &inventory)?);
     }
-    let mut named = BTreeSet::from([checkpoint::commit_key(&site.run, step)]);
-    for rank in 0..commit.world_size() {
-        let record = read::rank_record(site.lake(), &commit, rank)?;
-        let digest = commit.ranks[rank as usize];
-        named.insert(checkpoint::rank_key(&site.run, step, rank, digest));
-        named.insert(checkpoint::tensors_key(&site.run, step, rank, record.file.digest));
+    if delete {
+        delete_all(lake, &left)?;
     }
-    let foreign = objects.iter().filter(|listed| !named.contains(&listed.key));
-    foreign.map(|listed| &listed.key).try_for_each(|key| Ok(site.lake().delete(key).map(drop)?))
+    Ok(left)
 }
 
-/// What attempts at earlier steps left that were never committed.
-fn sweep_abandoned(site: &Site, committed: &[u64], inventory: &Inventory) -> Result<(), Error> {
-    let Some(&newest) = committed.last() else { return Ok(()) };
-    let grace_ms = u64::try_from(LEFTOVER_GRACE.as_millis()).unwrap_or(u64::MAX);
-    let until = site.runtime.now().unix_ms().saturating_sub(grace_ms);
-    let open = inventory.0.range(..newest).filter(|(step, _)| !committed.contains(step));
-    for (_, objects) in open {
-        if objects.iter().all(|listed| listed.modified_unix_ms < until) {
-            objects.iter().try_for_each(|listed| site.lake().delete(&listed.key).map(drop))?;
-        }
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What other attempts at a committed step left.
+fn unnamed(lake: &Lake, run: &Name, step: u64, inventory: &Inventory) -> Result<Vec<Key>, Error> {
+    let objects = inventory.0.get(&step).map_or(&[][..], Vec::as_slice);
+    let Some(commit) = read::commit(lake, run, step)? else { return Ok(Vec::new()) };
+    // The commit, and a record and a file for each rank.
+    if objects.len() <= 1 + 2 * commit.ranks.len() {
+        return Ok(Vec::new());
     }
-    Ok(())
+    let mut named = BTreeSet::from([checkpoint::commit_key(run, step)]);
+    for rank in 0..commit.world_size() {
+        let record = read::rank_record(lake, &commit, rank)?;
+        let digest = commit.ranks[rank as usize];
+        named.insert(checkpoint::rank_key(run, step, rank, digest));
+        named.insert(checkpoint::tensors_key(run, step, rank, record.file.digest));
+    }
+    let keys = objects.iter().map(|listed| listed.key.clone());
+    Ok(keys.filter(|key| !named.contains(key)).collect())
+}
+
+/// What attempts at earlier steps left that were never committed, if all of it was written before.
+fn abandoned(committed: &[u64], inventory: &Inventory, until_unix_ms: u64) -> Vec<Key> {
+    let Some(&newest) = committed.last() else { return Vec::new() };
+    let open = inventory.0.range(..newest).filter(|(step, _)| !committed.contains(step));
+    let old = open
+        .map(|(_, objects)| objects)
+        .filter(|objects| objects.iter().all(|listed| listed.modified_unix_ms <= until_unix_ms));
+    old.flatten().map(|listed| listed.key.clone()).collect()
+}
+
+fn delete_all(lake: &Lake, keys: &[Key]) -> Result<(), Error> {
+    Ok(keys.iter().try_for_each(|key| lake.delete(key).map(drop))?)
 }
 
 fn remove_objects(lake: &Lake, run: &Name, step: u64, objects: &[Listed]) -> Result<(), Error> {

@@ -175,3 +175,37 @@ fn a_smaller_world_takes_care_of_what_lost_ranks_left() {
     assert_eq!(alone.recovered().len(), WORLD as usize);
     assert_whole(&tiers, 1, 1);
 }
+
+/// Killed jobs leave parts of steps that are never completed: a sweep lists them, then removes them,
+/// and nothing else.
+#[test]
+fn a_sweep_removes_what_no_commit_names() {
+    use std::time::Duration;
+
+    let tiers = TempTiers::new(64 << 20);
+    save(&mut open(&tiers, 0, "dead", 0), 0, 1, 9).unwrap_err();
+    save(&mut open(&tiers, 0, "dead", 0), 0, 2, 9).unwrap_err();
+    let work = |rank: usize| {
+        let rank = u32::try_from(rank).unwrap();
+        save(&mut open(&tiers, rank, "alive", 60), rank, 3, 4)
+    };
+    tiers.runtime.workers("rank", WORLD as usize, work).unwrap();
+    // A later attempt that is not complete yet may still be.
+    save(&mut open(&tiers, 0, "dead", 0), 0, 5, 9).unwrap_err();
+    let sweep = |older_than, delete| {
+        let swept =
+            forebay_checkpoint::sweep(&tiers.lake, &run(), &tiers.runtime, older_than, delete);
+        swept.unwrap().iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let before = objects(&tiers.transfer());
+    assert_eq!(sweep(Duration::from_secs(3600), true), [""; 0]);
+    let found = sweep(Duration::ZERO, false);
+    assert_eq!(objects(&tiers.transfer()), before);
+    assert_eq!(found.len(), 4, "{found:?}");
+    assert!(
+        found.iter().all(|key| key.contains("/000000000001/") || key.contains("/000000000002/"))
+    );
+    assert_eq!(sweep(Duration::ZERO, true), found);
+    assert_eq!(objects(&tiers.transfer()).len(), before.len() - 4);
+    assert_whole(&tiers, 3, 4);
+}

@@ -198,6 +198,8 @@ pub enum Checkpoint {
     Drain(CheckpointList),
     /// Write a checkpoint's tensors and metadata into a directory, verified
     Restore(CheckpointRestore),
+    /// Find what saves that were never committed left in the lake, and delete it if told to
+    Sweep(CheckpointSweep),
     /// Remove a checkpoint: a damaged one, or one that a run is to be taken back behind
     Remove(CheckpointRemove),
 }
@@ -237,6 +239,22 @@ pub struct CheckpointDiff {
     /// The second step
     #[arg(value_name = "AFTER")]
     pub after: u64,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  forebay checkpoint sweep day-1 --older-than-minutes 60 --delete"
+)]
+pub struct CheckpointSweep {
+    /// The run
+    #[arg(value_name = "RUN")]
+    pub run: Name,
+    /// Leave what was written since: a slow rank may still complete it
+    #[arg(long, value_name = "N", default_value_t = 24 * 60)]
+    pub older_than_minutes: u64,
+    /// Delete what is found; without, it is only listed
+    #[arg(long)]
+    pub delete: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,6 @@
 //! The engine: both tiers of one node.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use forebay::{
     CheckpointSettings, Cursor, DatasetManifest, ErrorKind, FormatChoice, IndexSettings, Name,
@@ -128,6 +128,27 @@ impl Engine {
         let opened = interruptible(py, &runtime, Leave::Running, opened)?;
         let (opened, runtime) = opened.map_err(|error| errors::from_engine(py, &error))?;
         Ok(Checkpointer::new(opened, runtime))
+    }
+
+    /// Deletes what saves that were never committed left in the lake; says what.
+    fn sweep_checkpoints(
+        &self,
+        py: Python<'_>,
+        run: &str,
+        older_than_seconds: f64,
+    ) -> PyResult<Vec<String>> {
+        let engine = self.engine.get(py)?.clone();
+        let runtime = engine.runtime().clone();
+        let run = name(py, run)?;
+        let older_than = Duration::try_from_secs_f64(older_than_seconds)
+            .map_err(|error| errors::invalid(py, &format!("older_than: {error}")))?;
+        let work = {
+            let runtime = runtime.clone();
+            move || forebay::checkpoint::sweep(engine.lake(), &run, &runtime, older_than, true)
+        };
+        let swept = interruptible(py, &runtime, Leave::Running, work)?;
+        let swept = swept.map_err(|error| errors::from_engine(py, &error.into()))?;
+        Ok(swept.iter().map(ToString::to_string).collect())
     }
 
     /// Opens a committed checkpoint of a run, the newest without a step; None if there is none.

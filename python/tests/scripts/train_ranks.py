@@ -88,6 +88,11 @@ def main() -> None:
                 file.write(f"{step} {mean.item().hex()}\n")
         if mode != "look":
             checkpointer.step(step, metrics={"loss": mean})
+    checkpointer.wait()
+    distributed.barrier()
+    if rank == 0 and mode == "train":
+        # Nobody else writes: what no commit names is of no use any more.
+        checkpointer.sweep(older_than=1e-3)
     checkpointer.close()
     distributed.destroy_process_group()
 

@@ -1,4 +1,6 @@
-//! `forebay checkpoint list|show|verify|diff|drain|restore|remove`.
+//! `forebay checkpoint list|show|verify|diff|drain|restore|remove|sweep`.
+
+use std::time::Duration;
 
 use forebay::{
     CheckpointSettings, CommittedCheckpoint, Part, Rank, Which,
@@ -8,7 +10,10 @@ use forebay::{
 use crate::{
     Context, config,
     error::CommandError,
-    flags::{CheckpointDiff, CheckpointList, CheckpointOf, CheckpointRemove, CheckpointRestore},
+    flags::{
+        CheckpointDiff, CheckpointList, CheckpointOf, CheckpointRemove, CheckpointRestore,
+        CheckpointSweep,
+    },
     printer::{bytes, table},
 };
 
@@ -157,6 +162,20 @@ pub fn restore(context: &Context<'_>, flags: &CheckpointRestore) -> Result<(), C
         flags.output.display()
     );
     context.printer.result("restored", &restored, &text);
+    Ok(())
+}
+
+pub fn sweep(context: &Context<'_>, flags: &CheckpointSweep) -> Result<(), CommandError> {
+    let (lake, _) = config::lake(context)?;
+    let older_than = Duration::from_secs(60 * flags.older_than_minutes);
+    let found = checkpoint::sweep(&lake, &flags.run, context.runtime, older_than, flags.delete)?;
+    let mut lines: Vec<_> = found.iter().map(ToString::to_string).collect();
+    lines.push(match (lines.len(), flags.delete) {
+        (0, _) => format!("run {} has left nothing behind", flags.run),
+        (count, true) => format!("{count} objects deleted"),
+        (count, false) => format!("{count} objects found; `--delete` removes them"),
+    });
+    context.printer.result("swept", &found, &lines.join("\n"));
     Ok(())
 }
 
