@@ -97,8 +97,8 @@ class Checkpointer:
         exist when the checkpoint was made keep theirs.
     signals
         After SIGTERM the next ``step`` saves, waits until that is durable and raises
-        ``SystemExit``; after SIGUSR1 it saves. Only in the main thread, and only where nothing else
-        handles these signals.
+        ``SystemExit``; a second SIGTERM before that ends the process. After SIGUSR1 ``step`` saves.
+        Only in the main thread, and only where nothing else handles these signals.
     threads
         Threads that copy, digest and read.
 
@@ -462,6 +462,10 @@ class _Signals:
                 self._before[number] = signal.signal(number, self._take)
 
     def _take(self, number: int, _frame: Any) -> None:
+        if number == signal.SIGTERM and self._asked == _STOP:
+            # No step came to an end since the first one: whoever insists does not want to wait.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
         self._asked = max(self._asked, _STOP if number == signal.SIGTERM else _SAVE)
 
     def take(self) -> int:

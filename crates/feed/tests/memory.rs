@@ -12,9 +12,14 @@ use support::{open, publish, settings};
 
 const MIB: u64 = 1 << 20;
 const BUFFER_BYTES: u64 = 4 * MIB;
-const EPOCHS: usize = 10;
+/// Epochs whose peaks are compared with those of as many before them.
+const SPAN: usize = 5;
+const EPOCHS: usize = 3 * SPAN;
 
-/// 24 MiB an epoch through a tier that holds a third of them, three times the bound in ten epochs.
+/// 24 MiB an epoch through a tier that holds a third of them.
+///
+/// What is kept of every batch or epoch grows in every span. The allocator's arenas settle late in
+/// some runs, by a MiB or three, and then stay: growth in one span alone is theirs.
 #[test]
 fn ten_epochs_take_no_more_memory_than_one() {
     let rows = 512 * 1024;
@@ -35,8 +40,9 @@ fn ten_epochs_take_no_more_memory_than_one() {
         }
     }
     assert!(feed.stats().lake_bytes > 4 * 24 * MIB, "the lake was read in every epoch");
-    let (early, late) = peaks.split_at(EPOCHS / 2);
-    let (early, late) = (*early.iter().max().unwrap(), *late.iter().max().unwrap());
-    assert!(early <= BUFFER_BYTES + 64 * MIB, "{} MiB", early / MIB);
-    assert!(late <= early + 2 * MIB, "grew from {early} to {late} bytes");
+    let spans: Vec<u64> =
+        peaks.chunks(SPAN).map(|span| span.iter().copied().max().unwrap()).collect();
+    assert!(spans[0] <= BUFFER_BYTES + 64 * MIB, "{} MiB", spans[0] / MIB);
+    let grows = |pair: &[u64]| pair[1] > pair[0] + 2 * MIB;
+    assert!(!spans.windows(2).all(grows), "grew in every span: {spans:?} bytes");
 }
