@@ -19,6 +19,7 @@ from ._errors import InvalidError
 from ._feed import LOCAL_BUDGET, Feed, open_engine, parse_dataset
 from ._group import Group, find_group
 from ._interval import Interval, Policy, parse_seconds
+from ._overlap import Overlap
 from ._random import RandomState
 from ._restore import Reader, compare, give_back, templates
 from ._share import Shares
@@ -92,6 +93,14 @@ class Checkpointer:
     keep_last, keep_every
         The newest so many checkpoints are kept, and those of steps divisible by ``keep_every``; the
         others are removed when a newer one is committed. ``keep_last=0`` keeps all.
+    incremental
+        A tensor that did not change since the save before is not written again but referred to where
+        it lies, in an earlier step's file. Such a file stays for as long as a checkpoint needs it,
+        also when its own step is removed.
+    overlap
+        Parameters and optimizer state on the host are copied while the next forward and backward pass
+        run; only the optimizer's step waits until that is done. What changes them otherwise meanwhile
+        is noticed, and the save dropped with a warning, unless it goes through ``.data``.
     random_state
         Saves and restores each rank's generators (Python, numpy, torch, CUDA). Ranks that did not
         exist when the checkpoint was made keep theirs.
@@ -122,6 +131,8 @@ class Checkpointer:
         mtbf: str | timedelta | float = "24h",
         keep_last: int = 3,
         keep_every: int = 0,
+        incremental: bool = True,
+        overlap: bool = True,
         random_state: bool = True,
         signals: bool = True,
         threads: int = 2,
@@ -135,7 +146,12 @@ class Checkpointer:
         self._group: Group = find_group()
         self._shares = Shares(self._group)
         self._engine = open_engine(lake, local, local_budget)
-        settings = {"keep_last": keep_last, "keep_every": keep_every, "threads": threads}
+        settings = {
+            "keep_last": keep_last,
+            "keep_every": keep_every,
+            "incremental": incremental,
+            "threads": threads,
+        }
         self._native = self._engine.checkpointer(
             run=run,
             rank=self._group.rank,
@@ -146,6 +162,7 @@ class Checkpointer:
         )
         # A script that ends without `close` still waits for what it saved.
         self._ending = weakref.finalize(self, _settle, self._native)
+        self._overlap = Overlap(self._state, overlap)
         self._saved_at = time.monotonic()
         self._saved_step: int | None = None
         self._agreed: Any = None
@@ -165,6 +182,7 @@ class Checkpointer:
         forebay.NotFoundError
             There is no such step.
         """
+        self._overlap.settle()
         chosen = self._choose(step)
         if chosen is None:
             return 0
@@ -188,6 +206,7 @@ class Checkpointer:
             own = _read_metadata(checkpoint.metadata(self._group.rank), self.run, chosen)
             if own.get("random") is not None:
                 self._random.load_state_dict(reader.read(own["random"]))
+        self._native.go_on_from(checkpoint)
         self._saved_step, self._saved_at = chosen, time.monotonic()
         return chosen
 
@@ -197,6 +216,7 @@ class Checkpointer:
         self._group.gather(b"")
         said = b""
         if self._group.rank == 0:
+            self._native.claim()
             newest = self._engine.checkpoint(self.run, step)
             said = b"" if newest is None else str(newest.step()).encode()
         chosen = self._group.gather(said)[0]
@@ -229,10 +249,12 @@ class Checkpointer:
         self._learn()
         taken = step + 1
         wish = self._wish(taken)
+        if self._overlap.take_broken(alone=self._group.world_size == 1):
+            wish = max(wish, _SAVE)
         if wish == _NOTHING:
             return False
         if self._saved_step != taken:
-            self.save(taken, metrics)
+            self._save(taken, metrics, overlapped=wish != _STOP)
         if wish == _STOP:
             self.close()
             raise SystemExit(128 + signal.SIGTERM)
@@ -257,15 +279,23 @@ class Checkpointer:
 
         Returns when the state may change again; it is not durable then. All ranks call it.
         """
+        self._save(steps_taken, metrics, overlapped=False)
+
+    def _save(
+        self, steps_taken: int, metrics: Mapping[str, Any] | None, *, overlapped: bool
+    ) -> None:
+        self._overlap.settle()
         metadata, leaves = self._encode(metrics or {})
         ours = self._shares.ours(leaves.leaves)
-        held, given = [], []
-        for leaf in ours:
-            memory, address = leaf.stored()
-            held.append(memory)
-            given.append((*leaf.described(), address, leaf.bytes))
-        self._native.save(steps_taken, given, json.dumps(metadata))
+        now, later = self._overlap.split(ours) if overlapped else (ours, [])
+        held = [leaf.stored() for leaf in now]
+        given = [
+            (*leaf.described(), address, leaf.bytes) for leaf, (_, address) in zip(now, held)
+        ]
+        left = [(*leaf.described(), leaf.value.data_ptr(), leaf.bytes) for leaf in later]
+        _, copying = self._native.save(steps_taken, given, json.dumps(metadata), left)
         del held
+        self._overlap.watch(copying, later)
         self._saved_step, self._saved_at = steps_taken, time.monotonic()
 
     def _encode(self, metrics: Mapping[str, Any]) -> tuple[dict[str, Any], Leaves]:
@@ -295,6 +325,7 @@ class Checkpointer:
         Raises what went wrong; a save that could not reach the lake stays on this node, and the next
         call tries it again.
         """
+        self._overlap.settle()
         return self._reports(self._native.wait())
 
     def sweep(self, older_than: str | timedelta | float = "24h") -> list[str]:
@@ -318,6 +349,7 @@ class Checkpointer:
         if self._agreed is not None:
             self._agreed()
         self._ending.detach()
+        self._overlap.close()
         self._native.close()
         if self._signals is not None:
             self._signals.restore()
@@ -331,6 +363,7 @@ class Checkpointer:
             self.close()
         else:
             # What went wrong before is what the user wants to see.
+            self._overlap.close()
             self._ending()
             if self._signals is not None:
                 self._signals.restore()

@@ -330,3 +330,41 @@ def test_a_background_failure_is_raised_by_the_next_step(
             checkpointer.wait()
         (lake / "runs" / "run").unlink()
         assert [report["step"] for report in checkpointer.wait()] == [1]
+
+
+def test_frozen_weights_are_written_once(open_checkpointer: Any) -> None:
+    frozen, adapter = torch.nn.Linear(256, 256), torch.nn.Linear(256, 8)
+    state = {"frozen": frozen, "adapter": adapter}
+    checkpointer = open_checkpointer(state, interval=None)
+    written = []
+    for step in range(1, 4):
+        with torch.no_grad():
+            adapter.weight.add_(1)
+        checkpointer.save(step)
+        written += [report["bytes"] for report in checkpointer.wait()]
+    assert written[0] > 256 * 256 * 4
+    assert max(written[1:]) < 2 * 256 * 8 * 4
+    expected = {name: one.detach().clone() for name, one in frozen.state_dict().items()}
+    checkpointer.close()
+    for one in (*frozen.parameters(), *adapter.parameters()):
+        torch.nn.init.zeros_(one)
+    again = open_checkpointer(state, interval=None)
+    assert again.resume() == 3
+    assert all(torch.equal(expected[name], one) for name, one in frozen.state_dict().items())
+    # A run that goes on refers to what it restored.
+    again.save(4)
+    assert again.wait()[0]["bytes"] < 256 * 256 * 4
+
+
+def test_a_second_launch_takes_the_run_over(open_checkpointer: Any) -> None:
+    state = {"model": torch.nn.Linear(4, 4)}
+    earlier = open_checkpointer(state, interval=1)
+    earlier.save(1)
+    earlier.wait()
+    later = open_checkpointer(state, interval=1)
+    assert later.resume() == 1
+    earlier.save(2)
+    with pytest.raises(forebay.ConflictError, match="has another writer"):
+        earlier.wait()
+    later.save(2)
+    assert [report["step"] for report in later.wait()] == [2]

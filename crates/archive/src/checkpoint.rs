@@ -7,7 +7,7 @@
 use forebay_format::{
     record,
     v1::{
-        checkpoint::{CommitRecord, RankRecord, TensorEntry, commit_key, rank_key, tensors_key},
+        checkpoint::{CommitRecord, RankRecord, TensorEntry, commit_key, rank_key},
         package::WeightEntry,
         tensors::{self, TensorPlan, TensorSpec},
     },
@@ -140,10 +140,9 @@ fn weights(lake: &Lake, run: &Name, step: u64, wanted: Digest) -> Result<Vec<Wei
         if digest != wanted || record.rank != rank {
             return Err(forebay_format::Error::damaged(key, "it is another rank's record").into());
         }
-        let key = tensors_key(run, step, rank, record.file.digest);
-        found.extend(record.tensors.into_iter().filter_map(|entry| {
+        found.extend(record.tensors.iter().filter_map(|entry| {
             let name = entry.name.strip_prefix(PREFIX)?.to_owned();
-            Some(Weight { key: key.clone(), entry, name })
+            Some(Weight { key: record.file_key(entry), entry: entry.clone(), name })
         }));
     }
     Ok(found)

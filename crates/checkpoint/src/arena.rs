@@ -7,9 +7,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use forebay_format::v1::tensors::TensorPlan;
-use forebay_runtime::{Runtime, crash_point};
-
-use crate::StateTensor;
+use forebay_runtime::Runtime;
 
 /// What one thread copies before it takes the next piece.
 const PIECE_BYTES: usize = 4 << 20;
@@ -41,45 +39,37 @@ impl Arena {
         });
     }
 
-    /// Makes the file's image: the header of `plan`, and each tensor at its place.
-    pub(crate) fn fill(
-        &mut self,
-        plan: &TensorPlan,
-        tensors: &[StateTensor<'_>],
-        threads: usize,
-        runtime: &Runtime,
-    ) {
+    /// Begins the file's image: its room, and the header of `plan`.
+    pub(crate) fn begin(&mut self, plan: &TensorPlan, threads: usize, runtime: &Runtime) {
         let bytes = usize::try_from(plan.file_bytes).expect("tensors in memory fit in memory");
         self.reserve(bytes, threads, runtime);
         self.image_bytes = bytes;
-        let (header, body) = self.memory[..bytes].split_at_mut(plan.header.len());
-        header.copy_from_slice(&plan.header);
-        crash_point("checkpoint.capture");
-        share(pieces(body, plan, tensors), threads, runtime, |(into, from): Piece<'_>| {
-            into.copy_from_slice(from);
-        });
+        self.memory[..plan.header.len()].copy_from_slice(&plan.header);
+    }
+
+    /// Copies tensors to where they lie in the image; those lie apart.
+    pub(crate) fn copy(
+        &mut self,
+        mut tensors: Vec<(u64, &[u8])>,
+        threads: usize,
+        runtime: &Runtime,
+    ) {
+        tensors.sort_unstable_by_key(|&(offset, bytes)| (offset, bytes.len()));
+        let mut rest = &mut self.memory[..self.image_bytes];
+        let (mut at, mut pieces) = (0, Vec::with_capacity(tensors.len()));
+        for (offset, from) in tensors {
+            let (_, behind) = rest.split_at_mut(offset as usize - at);
+            let (into, behind) = behind.split_at_mut(from.len());
+            pieces.extend(into.chunks_mut(PIECE_BYTES).zip(from.chunks(PIECE_BYTES)));
+            (at, rest) = (offset as usize + from.len(), behind);
+        }
+        share(pieces, threads, runtime, |(into, from): Piece<'_>| into.copy_from_slice(from));
     }
 
     /// The file's bytes.
     pub(crate) fn image(&self) -> &[u8] {
         &self.memory[..self.image_bytes]
     }
-}
-
-/// The body cut into what is copied from where.
-fn pieces<'a>(
-    mut body: &'a mut [u8],
-    plan: &TensorPlan,
-    tensors: &'a [StateTensor<'_>],
-) -> Vec<Piece<'a>> {
-    let mut pieces = Vec::with_capacity(tensors.len());
-    for (index, _) in &plan.places {
-        let from = &*tensors[*index].bytes;
-        let (into, rest) = body.split_at_mut(from.len());
-        body = rest;
-        pieces.extend(into.chunks_mut(PIECE_BYTES).zip(from.chunks(PIECE_BYTES)));
-    }
-    pieces
 }
 
 /// Gives every piece to whichever thread is free.
@@ -127,6 +117,7 @@ mod tests {
     use forebay_format::v1::tensors::{self, Dtype};
 
     use super::*;
+    use crate::StateTensor;
 
     fn state(sizes: &[usize]) -> Vec<StateTensor<'static>> {
         let tensor = |(index, &bytes): (usize, &usize)| StateTensor {
@@ -142,7 +133,16 @@ mod tests {
     fn image(arena: &mut Arena, state: &[StateTensor<'_>], threads: usize) -> Vec<u8> {
         let specs: Vec<_> = state.iter().map(|tensor| tensor.spec().unwrap()).collect();
         let plan = tensors::plan(&specs).unwrap();
-        arena.fill(&plan, state, threads, &Runtime::system());
+        arena.begin(&plan, threads, &Runtime::system());
+        let tensor =
+            |(index, place): &(usize, tensors::TensorPlace)| (place.offset, &*state[*index].bytes);
+        // In two turns, as when the trainer goes on in between.
+        let (first, second): (Vec<_>, Vec<_>) =
+            plan.places.iter().map(tensor).enumerate().partition(|(number, _)| number % 2 == 0);
+        for half in [second, first] {
+            let half = half.into_iter().map(|(_, tensor)| tensor).collect();
+            arena.copy(half, threads, &Runtime::system());
+        }
         for (index, place) in &plan.places {
             let range = place.offset as usize..(place.offset + place.bytes) as usize;
             assert!(arena.image()[range] == *state[*index].bytes);

@@ -1,6 +1,7 @@
 //! The handle a training process saves and restores through.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -9,16 +10,22 @@ use std::{
 use forebay_format::v1::run::DatasetReference;
 use forebay_runtime::Runtime;
 use forebay_transfer::Transfer;
-use forebay_types::{DigestWriter, Name, Nonce, Position, Rank};
+use forebay_types::{Digest, DigestWriter, Name, Nonce, Position, Rank};
 
 use crate::{
-    CheckpointSettings, Error, Part, Recovered, Restored, SaveReport, StateTensor, Which,
+    CheckpointSettings, CommittedCheckpoint, Error, Part, Recovered, Restored, SaveReport,
+    StateTensor, Which,
     arena::Arena,
-    capture::{Facts, Timing, capture, plan},
+    base::Base,
+    capture::{Facts, Later, Timing, capture, plan},
+    committed::Tiers,
+    copying::{self, Copying},
     pipeline::Pipeline,
     read,
     recover::recover,
+    restore::read_all,
     site::Site,
+    writer::{self, launch_digest},
 };
 
 /// What the trainer waited for.
@@ -41,6 +48,8 @@ pub struct Checkpointer {
     recovered: Vec<Recovered>,
     dataset: Option<DatasetReference>,
     launch: Option<String>,
+    /// The launch as it claims the run, and whether it has.
+    writer: Mutex<(Digest, bool)>,
     /// How often each step was saved; with the launch it tells attempts apart.
     saves: BTreeMap<u64, u64>,
     /// The last checkpoint captured or restored.
@@ -105,8 +114,13 @@ impl Checkpointer {
         let mut arena = Arena::default();
         arena.reserve(usual_bytes(&site)?, site.threads(), runtime);
         let pipeline = Pipeline::start(&site, kept, arena);
+        let writer = match &launch {
+            Some(launch) => launch_digest(launch),
+            None => launch_digest(&runtime.nonce().to_string()),
+        };
+        let writer = Mutex::new((writer, false));
         let (saves, last) = (BTreeMap::new(), Mutex::new(None));
-        Ok(Self { site, pipeline, recovered, dataset: None, launch, saves, last })
+        Ok(Self { site, pipeline, recovered, dataset: None, launch, writer, saves, last })
     }
 
     /// Names the dataset in every checkpoint from now on.
@@ -122,6 +136,22 @@ impl Checkpointer {
         &self.recovered
     }
 
+    /// Becomes the writer of the run, replacing who was before; saving and restoring do it first.
+    ///
+    /// What dead processes left staged must have been finished on all nodes: what is brought to the
+    /// lake under the name of a launch that was replaced is not committed.
+    ///
+    /// # Errors
+    /// [`Error::Replaced`] when another launch has claimed the run since this one did.
+    pub fn claim(&self) -> Result<(), Error> {
+        let (launch, claimed) = &mut *self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*claimed {
+            writer::claim(&self.site, *launch)?;
+            *claimed = true;
+        }
+        Ok(())
+    }
+
     /// Captures the state after `step` steps, and returns as soon as it may be changed again.
     ///
     /// # Errors
@@ -134,28 +164,76 @@ impl Checkpointer {
         tensors: &[StateTensor<'_>],
         metadata: &serde_json::Value,
     ) -> Result<Capture, Error> {
+        self.begin(step, position, tensors, Vec::new(), metadata).map(|(capture, _)| capture)
+    }
+
+    /// Captures the tensors of `now` and begins to copy those of `later`, which must not change before
+    /// that is done: the save goes on when [`Copying::confirm`] says that they did not.
+    ///
+    /// # Errors
+    /// As [`Checkpointer::save`]. A state that changed is told of as [`Error::Changed`] by a later call.
+    pub fn save_overlapped(
+        &mut self,
+        step: u64,
+        position: Position,
+        now: &[StateTensor<'_>],
+        later: Vec<StateTensor<'static>>,
+        metadata: &serde_json::Value,
+    ) -> Result<(Capture, Copying), Error> {
+        let (capture, copying) = self.begin(step, position, now, later, metadata)?;
+        Ok((capture, copying.unwrap_or_else(|| copying::copying().0)))
+    }
+
+    fn begin(
+        &mut self,
+        step: u64,
+        position: Position,
+        now: &[StateTensor<'_>],
+        later: Vec<StateTensor<'static>>,
+        metadata: &serde_json::Value,
+    ) -> Result<(Capture, Option<Copying>), Error> {
+        let pause = self.site.runtime.stopwatch();
         let attempt = self.attempt(step);
         self.pipeline.check()?;
-        let pause = self.site.runtime.stopwatch();
-        let plan = plan(tensors)?;
+        self.claim()?;
+        let launch = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner).0;
+        let all: Vec<StateTensor<'_>> =
+            now.iter().map(borrowed).chain(later.iter().map(borrowed)).collect();
+        let plan = plan(&all)?;
         let bytes = plan.file_bytes;
+        let ready = pause.seconds();
         let arena = self.pipeline.arena()?;
-        let waited_seconds = pause.seconds();
+        let waited_seconds = pause.seconds() - ready;
         let facts = Facts {
             step,
             position,
             attempt,
+            launch,
             parent: self.follow(step),
             dataset: self.dataset.clone(),
             captured_unix_ms: self.site.runtime.now().unix_ms(),
             metadata: metadata.clone(),
         };
-        let mut captured = capture(&self.site, plan, arena, tensors, facts);
+        let places: Vec<_> =
+            plan.places.iter().map(|(index, place)| (*index, place.offset)).collect();
+        let mut captured = capture(&self.site, plan, arena, &all, now.len(), facts);
+        drop(all);
+        let mut copying = None;
+        if !later.is_empty() {
+            let mut later: Vec<_> = later.into_iter().map(|tensor| Some(tensor.bytes)).collect();
+            let left = places.into_iter().filter_map(|(index, offset)| {
+                Some((offset, later.get_mut(index.checked_sub(now.len())?)?.take()?))
+            });
+            let tensors = left.collect();
+            let (ours, copier) = copying::copying();
+            captured.later = Some(Later { tensors, copier });
+            copying = Some(ours);
+        }
         let pause_seconds = pause.seconds();
         let captured_at = self.site.runtime.elapsed();
         captured.timing = Timing { captured_at, pause_seconds, waited_seconds, stage_seconds: 0.0 };
         self.pipeline.submit(captured)?;
-        Ok(Capture { bytes, pause_seconds, waited_seconds })
+        Ok((Capture { bytes, pause_seconds, waited_seconds }, copying))
     }
 
     /// Waits until a save would not wait for the one before, at most so long; says whether that is.
@@ -193,11 +271,21 @@ impl Checkpointer {
     /// # Errors
     /// When it is damaged, or not there.
     pub fn restore(&self, which: Which, part: Part) -> Result<Option<Restored>, Error> {
-        let restored = crate::restore(&self.site.transfer, &self.site.run, which, part)?;
-        if let Some(restored) = &restored {
-            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(restored.step());
+        self.claim()?;
+        let tiers = Tiers::of(&self.site.transfer);
+        let opened = CommittedCheckpoint::open_in(tiers, &self.site.run, which)?;
+        let Some(opened) = opened else { return Ok(None) };
+        self.go_on_from(&opened);
+        read_all(tiers, opened, part).map(Some)
+    }
+
+    /// Says which checkpoint the state comes from: the next save names it as its parent, and does not
+    /// write again what did not change since.
+    pub fn go_on_from(&self, checkpoint: &CommittedCheckpoint) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(checkpoint.commit().step);
+        if self.site.settings.incremental {
+            self.pipeline.begin_with(Base::of(checkpoint.ranks()));
         }
-        Ok(restored)
     }
 
     /// Makes `step` the last one, and returns the one before it.
@@ -214,6 +302,17 @@ impl Checkpointer {
             None => self.site.runtime.nonce(),
             Some(launch) => shared_nonce(launch, step, *saves),
         }
+    }
+}
+
+/// The same tensor, for as long as this one is there.
+fn borrowed<'a>(tensor: &'a StateTensor<'_>) -> StateTensor<'a> {
+    StateTensor {
+        name: Cow::Borrowed(&tensor.name),
+        dtype: tensor.dtype,
+        shape: tensor.shape.clone(),
+        bytes: Cow::Borrowed(&tensor.bytes),
+        part: tensor.part.clone(),
     }
 }
 

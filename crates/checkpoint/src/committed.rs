@@ -7,6 +7,7 @@
 //! Only files that hold something wanted are opened.
 //!
 //! A copy that is still staged on this node is read first; where it is damaged or gone, the lake's.
+//! What did not change since an earlier checkpoint is read from that one's file, in the lake.
 //!
 //! # Bounds
 //! Beside the memory it is asked to fill: [`GROUP_BYTES`] for each thread, or a stored part where
@@ -222,12 +223,14 @@ impl CommittedCheckpoint {
         filled.map_err(|error| read::explain(tiers.lake, run, *step, error))
     }
 
-    /// Which regions want something of which entry of which rank.
-    fn wanted(&self, regions: &[Region<'_>]) -> Result<BTreeMap<u32, Wanted>, Error> {
-        let mut wanted: BTreeMap<u32, Wanted> = BTreeMap::new();
+    /// Which regions want something of which entry of which file.
+    fn wanted(&self, regions: &[Region<'_>]) -> Result<BTreeMap<FileOf, Wanted>, Error> {
+        let mut wanted: BTreeMap<FileOf, Wanted> = BTreeMap::new();
         for (number, region) in regions.iter().enumerate() {
             for (rank, entry) in self.parts_of(region)? {
-                wanted.entry(rank).or_default().entry(entry).or_default().push(number);
+                let earlier = self.ranks[rank as usize].tensors[entry].earlier;
+                let file = wanted.entry(FileOf { rank, earlier }).or_default();
+                file.entry(entry).or_default().push(number);
             }
         }
         Ok(wanted)
@@ -277,57 +280,66 @@ impl CommittedCheckpoint {
     fn fill(
         &self,
         tiers: Tiers<'_>,
-        wanted: &BTreeMap<u32, Wanted>,
+        wanted: &BTreeMap<FileOf, Wanted>,
         regions: &[Mutex<Region<'_>>],
     ) -> Result<Tier, Error> {
         // Ranks whose staged copy this node has, then all the others, and those whose was no good.
         let near = Mutex::new(BTreeMap::new());
         if let Some((local, _)) = tiers.near {
-            tiers.share(wanted.keys().copied().collect(), |rank| {
-                let record = &self.ranks[rank as usize];
-                if let Some(source) = staged(local, record) {
-                    lock(&near).insert(rank, source);
+            let own = wanted.keys().copied().filter(|file| file.earlier.is_none());
+            tiers.share(own.collect(), |file| {
+                if let Some(source) = staged(local, self.record_of(file)) {
+                    lock(&near).insert(file, source);
                 }
                 Ok(())
             })?;
         }
         let near = near.into_inner().unwrap_or_else(PoisonError::into_inner);
         let lost = Mutex::new(Vec::new());
-        let jobs = self.jobs(wanted.iter().filter(|(rank, _)| near.contains_key(rank)));
+        let jobs = self.jobs(wanted.iter().filter(|(file, _)| near.contains_key(file)));
         tiers.share(jobs, |job| {
-            let source = &near[&job.rank];
+            let source = &near[&job.file];
             if self.read_job(source, &job, regions).is_err() {
                 lock(&lost).push(job);
             }
             Ok(())
         })?;
         let mut jobs = lost.into_inner().unwrap_or_else(PoisonError::into_inner);
-        jobs.extend(self.jobs(wanted.iter().filter(|(rank, _)| !near.contains_key(rank))));
+        jobs.extend(self.jobs(wanted.iter().filter(|(file, _)| !near.contains_key(file))));
         if jobs.is_empty() {
             return Ok(Tier::Local);
         }
-        let mut far: BTreeMap<u32, Source<'_>> = BTreeMap::new();
+        let mut far: BTreeMap<FileOf, Source<'_>> = BTreeMap::new();
         for job in &jobs {
-            let key = || file_key(&self.ranks[job.rank as usize]);
-            far.entry(job.rank).or_insert_with(|| Source::Lake(tiers.lake, key()));
+            let (record, (entry, _)) = (self.record_of(job.file), job.entries[0]);
+            let key = || record.file_key(&record.tensors[entry]);
+            far.entry(job.file).or_insert_with(|| Source::Lake(tiers.lake, key()));
         }
-        tiers.share(far.iter().collect(), |(&rank, source)| {
-            check_header(source, &self.ranks[rank as usize])
+        tiers.share(far.iter().collect(), |(&file, source)| {
+            let record = self.record_of(file);
+            match file.earlier {
+                None => check_header(source, record),
+                Some(earlier) => source.check_bytes(record.earlier[earlier as usize].bytes),
+            }
         })?;
-        tiers.share(jobs, |job| self.read_job(&far[&job.rank], &job, regions))?;
+        tiers.share(jobs, |job| self.read_job(&far[&job.file], &job, regions))?;
         Ok(Tier::Lake)
     }
 
+    fn record_of(&self, file: FileOf) -> &RankRecord {
+        &self.ranks[file.rank as usize]
+    }
+
     /// Cuts what is wanted of each file into neighbours that are read as one.
-    fn jobs<'w>(&self, wanted: impl Iterator<Item = (&'w u32, &'w Wanted)>) -> Vec<Job<'w>> {
+    fn jobs<'w>(&self, wanted: impl Iterator<Item = (&'w FileOf, &'w Wanted)>) -> Vec<Job<'w>> {
         let mut jobs: Vec<Job<'w>> = Vec::new();
-        for (&rank, entries) in wanted {
-            let tensors = &self.ranks[rank as usize].tensors;
+        for (&file, entries) in wanted {
+            let tensors = &self.record_of(file).tensors;
             let mut end = u64::MAX;
             for (&entry, regions) in entries {
                 let tensor = &tensors[entry];
                 let fits = |job: &Job<'_>| {
-                    job.rank == rank
+                    job.file == file
                         && end == tensor.offset
                         && job.bytes + tensor.bytes <= GROUP_BYTES
                 };
@@ -338,7 +350,7 @@ impl CommittedCheckpoint {
                     }
                     None => {
                         let entries = vec![(entry, &**regions)];
-                        jobs.push(Job { rank, entries, bytes: tensor.bytes });
+                        jobs.push(Job { file, entries, bytes: tensor.bytes });
                     }
                 }
                 end = tensor.offset + tensor.bytes;
@@ -353,7 +365,7 @@ impl CommittedCheckpoint {
         job: &Job<'_>,
         regions: &[Mutex<Region<'_>>],
     ) -> Result<(), Error> {
-        let tensors = &self.ranks[job.rank as usize].tensors;
+        let tensors = &self.record_of(job.file).tensors;
         if let [(entry, &[region])] = job.entries[..] {
             let mut region = lock(&regions[region]);
             let (start, shape) = placed(&tensors[entry]);
@@ -395,12 +407,19 @@ impl CommittedCheckpoint {
     }
 }
 
-/// The regions that want something of each entry of a rank, in the order of its file.
+/// The regions that want something of each entry of a file, in the order of the record.
 type Wanted = BTreeMap<usize, Vec<usize>>;
+
+/// One of the files that a rank's record names: its own, or an earlier one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct FileOf {
+    rank: u32,
+    earlier: Option<u32>,
+}
 
 /// Neighbours of one file, with the regions that want something of each.
 struct Job<'a> {
-    rank: u32,
+    file: FileOf,
     entries: Vec<(usize, &'a [usize])>,
     bytes: u64,
 }
@@ -489,6 +508,16 @@ impl Source<'_> {
         }
     }
 
+    pub(crate) fn check_bytes(&self, expected: u64) -> Result<(), Error> {
+        match self.bytes()? {
+            found if found == expected => Ok(()),
+            found => {
+                let what = format!("it has {found} bytes, and its record says {expected}");
+                Err(Error::object(self.key(), what))
+            }
+        }
+    }
+
     pub(crate) fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Error> {
         match self {
             Self::Local(file, key) => {
@@ -501,11 +530,7 @@ impl Source<'_> {
 
 /// Length and header are decided by the record; anything else is damage.
 pub(crate) fn check_header(source: &Source<'_>, record: &RankRecord) -> Result<(), Error> {
-    let found = source.bytes()?;
-    if found != record.file.bytes {
-        let what = format!("it has {found} bytes, and its record says {}", record.file.bytes);
-        return Err(Error::object(source.key(), what));
-    }
+    source.check_bytes(record.file.bytes)?;
     let expected = record.plan()?.header;
     let mut header = vec![0; expected.len()];
     source.read(0, &mut header)?;

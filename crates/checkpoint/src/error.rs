@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf};
 
 use forebay_format::v1::checkpoint::TensorPart;
-use forebay_types::{ErrorKind, Name};
+use forebay_types::{ErrorKind, Key, Name};
 
 /// A failure to save, restore or inspect a checkpoint.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +75,17 @@ pub enum Error {
         #[source]
         source: Box<Error>,
     },
+    /// A state that changed before it was copied.
+    #[error(
+        "checkpoint step {step} of run {run} is not committed: the state changed while it was copied; \
+         earlier checkpoints are untouched"
+    )]
+    Changed {
+        /// The run.
+        run: Name,
+        /// The step.
+        step: u64,
+    },
     /// Old checkpoints could not be removed.
     #[error(
         "checkpoint step {step} of run {run} is committed, but older ones could not be removed"
@@ -99,6 +110,17 @@ pub enum Error {
         /// The step.
         step: u64,
     },
+    /// Another launch writes this run now.
+    #[error(
+        "run {run} has another writer, {key}: a launch that came later goes on with it, and nothing of \
+         this one is committed any more. Stop one of them, or give it a run of its own"
+    )]
+    Replaced {
+        /// The run.
+        run: Name,
+        /// Its claim in the lake, which says when that was.
+        key: Key,
+    },
     /// Not every rank published its part in time.
     #[error(
         "step {step} of run {run} is not committed: rank(s) {missing} did not publish their part; \
@@ -111,6 +133,19 @@ pub enum Error {
         step: u64,
         /// Who, the first ten.
         missing: String,
+    },
+    /// A save refers to an earlier one that never reached the lake.
+    #[error(
+        "step {step} of run {run} cannot be committed: what did not change since step {needed} was not \
+         written again, and step {needed} is not in the lake; the next save is written whole"
+    )]
+    EarlierMissing {
+        /// The run.
+        run: Name,
+        /// The step.
+        step: u64,
+        /// The earlier step.
+        needed: u64,
     },
     /// The ranks of one attempt saved different things.
     #[error("step {step} of run {run} cannot be committed: {what}")]
@@ -224,13 +259,17 @@ impl Error {
             Self::Format(error) => error.kind(),
             Self::File { source, .. } => ErrorKind::of_io(source),
             Self::Background { source, .. } | Self::Retention { source, .. } => source.kind(),
-            Self::Tensor { .. }
+            Self::Changed { .. }
+            | Self::Tensor { .. }
             | Self::Part { .. }
             | Self::Region { .. }
             | Self::LaunchUnknown { .. }
             | Self::NotEmpty { .. } => ErrorKind::Invalid,
-            Self::Conflict { .. } | Self::RanksDisagree { .. } => ErrorKind::Conflict,
+            Self::Conflict { .. } | Self::Replaced { .. } | Self::RanksDisagree { .. } => {
+                ErrorKind::Conflict
+            }
             Self::RanksMissing { .. } => ErrorKind::Unavailable,
+            Self::EarlierMissing { .. } => ErrorKind::NotFound,
             Self::NoStep { .. } | Self::NoCheckpoint { .. } => ErrorKind::NotFound,
             Self::Object { .. } | Self::Damaged { .. } => ErrorKind::Corrupt,
             Self::Newest { .. } => ErrorKind::Refused,

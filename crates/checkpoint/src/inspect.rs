@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use forebay_format::v1::{
-    checkpoint::{CommitRecord, RankRecord},
+    checkpoint::{CommitRecord, RankRecord, TensorEntry},
     tensors,
 };
 use forebay_lake::Lake;
@@ -130,7 +130,7 @@ pub struct Verified {
     pub step: u64,
     /// The number of its tensors.
     pub tensors: u64,
-    /// The bytes of tensor files that were read.
+    /// The bytes of tensor files that were read, of earlier ones those of its tensors.
     pub bytes: u64,
 }
 
@@ -146,7 +146,7 @@ pub fn verify(lake: &Lake, run: &Name, step: Option<u64>) -> Result<Verified, Er
     for record in &shown.ranks {
         verify_rank(lake, record)?;
         verified.tensors += record.tensors.len() as u64;
-        verified.bytes += record.file.bytes;
+        verified.bytes += record.file.bytes + earlier_bytes(record);
     }
     Ok(verified)
 }
@@ -161,20 +161,39 @@ fn verify_rank(lake: &Lake, record: &RankRecord) -> Result<(), Error> {
     let mut whole = DigestWriter::new();
     whole.update(&header);
     let mut piece = vec![0; PIECE_BYTES];
-    for tensor in &record.tensors {
-        let mut digest = DigestWriter::new();
-        while digest.len_bytes() < tensor.bytes {
-            let left = tensor.bytes - digest.len_bytes();
-            let piece = &mut piece[..usize::try_from(left).unwrap_or(PIECE_BYTES).min(PIECE_BYTES)];
-            source.read(tensor.offset + digest.len_bytes(), piece)?;
-            digest.update(piece);
-            whole.update(piece);
-        }
-        check_tensor(&key, tensor, digest.finish())?;
+    for tensor in record.tensors.iter().filter(|tensor| tensor.earlier.is_none()) {
+        verify_tensor(&source, tensor, &mut piece, &mut whole)?;
     }
-    if whole.finish() == record.file.digest {
-        Ok(())
-    } else {
-        Err(Error::object(&key, "it does not have its digest"))
+    if whole.finish() != record.file.digest {
+        return Err(Error::object(&key, "it does not have its digest"));
     }
+    let mut earlier = record.tensors.iter().filter(|tensor| tensor.earlier.is_some());
+    earlier.try_for_each(|tensor| {
+        let source = Source::Lake(lake, record.file_key(tensor));
+        verify_tensor(&source, tensor, &mut piece, &mut DigestWriter::new())
+    })
+}
+
+/// Reads a tensor, into the digest of its file too.
+fn verify_tensor(
+    source: &Source<'_>,
+    tensor: &TensorEntry,
+    piece: &mut [u8],
+    whole: &mut DigestWriter,
+) -> Result<(), Error> {
+    let mut digest = DigestWriter::new();
+    while digest.len_bytes() < tensor.bytes {
+        let left = tensor.bytes - digest.len_bytes();
+        let piece = &mut piece[..usize::try_from(left).unwrap_or(PIECE_BYTES).min(PIECE_BYTES)];
+        source.read(tensor.offset + digest.len_bytes(), piece)?;
+        digest.update(piece);
+        whole.update(piece);
+    }
+    check_tensor(source.key(), tensor, digest.finish())
+}
+
+/// The bytes of a rank's tensors that lie in earlier files.
+fn earlier_bytes(record: &RankRecord) -> u64 {
+    let earlier = record.tensors.iter().filter(|tensor| tensor.earlier.is_some());
+    earlier.map(|tensor| tensor.bytes).sum()
 }

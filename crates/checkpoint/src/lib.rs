@@ -16,6 +16,7 @@
 //! # Promises
 //! - A step without `commit.json` does not exist: it is never listed, chosen or loaded.
 //! - A committed step is never overwritten.
+//! - One launch at a time writes a run: when another claims it, this one commits no more and is told.
 //! - [`restore`] verifies every tensor it returns, and never falls back silently to an older step.
 //! - An error in the background is returned by the next call of the same [`Checkpointer`].
 //!
@@ -34,14 +35,17 @@
 //! [`sweep`] when somebody knows that nobody writes it any more.
 
 mod arena;
+mod base;
 mod boxes;
 mod capture;
 mod checkpointer;
 mod committed;
+mod copying;
 mod difference;
 mod error;
 mod export;
 mod inspect;
+mod layout;
 mod pipeline;
 mod publish;
 mod read;
@@ -53,9 +57,11 @@ mod settings;
 mod site;
 mod stage;
 mod state;
+mod writer;
 
 pub use checkpointer::{Capture, Checkpointer};
 pub use committed::{CommittedCheckpoint, Region, StoredTensor};
+pub use copying::Copying;
 pub use difference::{Change, Difference, TensorDifference, diff};
 pub use error::Error;
 pub use export::{Exported, export};

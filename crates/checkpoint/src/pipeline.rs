@@ -8,6 +8,9 @@
 //! A save that could not be drained because the lake was away stays sealed and is tried again with
 //! the next save or wait. The newest committed save stays staged until the next is committed, so
 //! that a restart on this node restores from the local tier.
+//!
+//! A save may refer to tensors of the one staged before it. They reach the lake in that order; and
+//! when one is lost, the next is written whole, and those between the two cannot be committed.
 
 use std::{
     collections::VecDeque,
@@ -25,10 +28,12 @@ use serde::Serialize;
 use crate::{
     Error,
     arena::Arena,
+    base::Base,
     capture::Captured,
+    copying::Verdict,
     publish::{Outcome, publish},
     recover::is_lost,
-    retain::retain,
+    retain::{Commits, retain},
     site::Site,
     stage::{Sealed, stage},
 };
@@ -77,6 +82,10 @@ struct State {
     errors: VecDeque<Error>,
     /// Committed, and still staged.
     kept: Option<Sealed>,
+    /// What the save that was staged last stored.
+    base: Base,
+    /// Goes up when a save is lost that later ones may refer to, or the run goes on from elsewhere.
+    base_generation: u64,
 }
 
 enum Order {
@@ -138,6 +147,11 @@ impl Pipeline {
             }
         }
         Ok(self.idle.is_some())
+    }
+
+    /// What the next save is compared with.
+    pub(crate) fn begin_with(&self, base: Base) {
+        self.board.lock().set_base(base);
     }
 
     pub(crate) fn submit(&mut self, captured: Captured) -> Result<(), Error> {
@@ -222,6 +236,12 @@ impl Board {
         self.changed.notify_all();
     }
 
+    /// What the next save is compared with, and its generation.
+    fn base(&self) -> (Base, u64) {
+        let mut state = self.lock();
+        (std::mem::take(&mut state.base), state.base_generation)
+    }
+
     /// Makes room on the local tier; false when there is nothing to wait for.
     fn make_room(&self, site: &Site) -> Result<bool, Error> {
         let mut state = self.lock();
@@ -234,6 +254,13 @@ impl Board {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         Ok(draining > 0 && !state.drain_ended)
+    }
+}
+
+impl State {
+    fn set_base(&mut self, base: Base) {
+        self.base = base;
+        self.base_generation += 1;
     }
 }
 
@@ -253,8 +280,32 @@ fn stage_all(
     orders: &SyncSender<Order>,
     arenas: &Sender<Arena>,
 ) {
-    for captured in jobs {
-        let outcome = stage_patiently(site, board, &captured);
+    for mut captured in jobs {
+        let verdict = captured.complete(site);
+        if verdict != Verdict::Intact {
+            let (run, step) = (site.run.clone(), captured.facts.step);
+            let told = (verdict == Verdict::Silent).then_some(Error::Changed { run, step });
+            let _sent = arenas.send(captured.arena);
+            board.update(|state| {
+                state.errors.extend(told);
+                state.under_way -= 1;
+            });
+            continue;
+        }
+        let (base, generation) = board.base();
+        let base = base.for_step(captured.facts.step);
+        let outcome = stage_patiently(site, board, &captured, &base);
+        if site.settings.incremental {
+            let next = match &outcome {
+                Ok(sealed) => base.followed_by(&sealed.record),
+                Err(_) => base,
+            };
+            board.update(|state| {
+                if state.base_generation == generation {
+                    state.base = next;
+                }
+            });
+        }
         let (step, captured_at) = (captured.facts.step, captured.timing.captured_at);
         // The trainer may be gone.
         let _sent = arenas.send(captured.arena);
@@ -275,9 +326,14 @@ fn stage_all(
     }
 }
 
-fn stage_patiently(site: &Site, board: &Board, captured: &Captured) -> Result<Sealed, Error> {
+fn stage_patiently(
+    site: &Site,
+    board: &Board,
+    captured: &Captured,
+    base: &Base,
+) -> Result<Sealed, Error> {
     loop {
-        match stage(site, captured) {
+        match stage(site, captured, base) {
             Err(error) if error.kind() == ErrorKind::Full && board.make_room(site)? => {}
             outcome => return outcome,
         }
@@ -286,16 +342,25 @@ fn stage_patiently(site: &Site, board: &Board, captured: &Captured) -> Result<Se
 
 fn drain_all(site: &Site, board: &Board, orders: &Receiver<Order>) {
     let _ends = DrainEnds(board);
-    let mut parked = Vec::new();
+    let (mut parked, mut commits) = (Vec::new(), Commits::default());
     for order in orders {
-        parked = parked.into_iter().filter_map(|sealed| drain(site, board, sealed)).collect();
+        let mut waiting: Vec<Sealed> = std::mem::take(&mut parked);
         let fresh = match order {
             Order::Drain(sealed) => {
-                parked.extend(drain(site, board, *sealed));
+                waiting.push(*sealed);
                 true
             }
             Order::TryParked => false,
         };
+        for sealed in waiting {
+            // It may refer to what one before it has yet to bring to the lake.
+            let behind = !parked.is_empty() && !sealed.record.earlier.is_empty();
+            parked.extend(if behind {
+                Some(sealed)
+            } else {
+                drain(site, board, &mut commits, sealed)
+            });
+        }
         board.update(|state| {
             state.parked = parked.len();
             state.draining -= usize::from(fresh);
@@ -305,7 +370,7 @@ fn drain_all(site: &Site, board: &Board, orders: &Receiver<Order>) {
 }
 
 /// Publishes one save; gives it back when it should be tried again.
-fn drain(site: &Site, board: &Board, sealed: Sealed) -> Option<Sealed> {
+fn drain(site: &Site, board: &Board, commits: &mut Commits, sealed: Sealed) -> Option<Sealed> {
     let step = sealed.record.step;
     let patience = match site.rank {
         Rank::ALONE => Duration::ZERO,
@@ -315,14 +380,19 @@ fn drain(site: &Site, board: &Board, sealed: Sealed) -> Option<Sealed> {
     let error = match outcome {
         Ok(Outcome::Awaiting(missing)) => missing_ranks(site, step, &missing),
         Ok(outcome) => {
-            committed(site, board, sealed, &outcome);
+            committed(site, board, commits, sealed, &outcome);
             return None;
         }
         Err(error) => background(site, step, "published", error),
     };
     let again = matches!(&error, Error::Background { source, .. }
         if !is_lost(source) && source.kind() != ErrorKind::Conflict);
-    board.update(|state| state.errors.push_back(error));
+    board.update(|state| {
+        state.errors.push_back(error);
+        if !again {
+            state.set_base(Base::default());
+        }
+    });
     if again {
         return Some(sealed);
     }
@@ -330,7 +400,11 @@ fn drain(site: &Site, board: &Board, sealed: Sealed) -> Option<Sealed> {
     None
 }
 
-fn committed(site: &Site, board: &Board, sealed: Sealed, outcome: &Outcome) {
+fn committed(site: &Site, board: &Board, commits: &mut Commits, sealed: Sealed, outcome: &Outcome) {
+    if *outcome == Outcome::Equal {
+        // What was saved after it may refer to a file that is not kept.
+        board.update(|state| state.set_base(Base::default()));
+    }
     let record = &sealed.record;
     let mut report = SaveReport {
         step: record.step,
@@ -346,8 +420,8 @@ fn committed(site: &Site, board: &Board, sealed: Sealed, outcome: &Outcome) {
     if let Some(older) = older {
         release(site, board, &older);
     }
-    if *outcome == Outcome::Committed {
-        match retain(site, report.step) {
+    if let Outcome::Committed(claim) = outcome {
+        match retain(site, report.step, claim.as_ref(), commits) {
             Ok(removed) => report.removed = removed,
             Err(source) => {
                 let (run, step, source) = (site.run.clone(), report.step, Box::new(source));

@@ -4,6 +4,8 @@
 //! have. Whoever sees all complete creates `commit.json` if absent. The commit is a pure function
 //! of the rank records, so several ranks that see the same write the same bytes.
 //!
+//! Whoever commits is the writer of the run, see [`crate::writer`].
+//!
 //! # After a crash
 //! Before the commit: objects of an attempt that nothing names; the staged copy is drained again.
 //! After it: nothing to do. There is no third case.
@@ -12,13 +14,16 @@ use std::{collections::BTreeSet, time::Duration};
 
 use forebay_format::{
     record,
-    v1::checkpoint::{self, CommitRecord, RankRecord},
+    v1::{
+        checkpoint::{self, CommitRecord, RankRecord, TensorEntry},
+        writer::WriterRecord,
+    },
 };
 use forebay_lake::{Commit, Purpose};
 use forebay_runtime::crash_point;
 use forebay_types::{Digest, Key};
 
-use crate::{Error, read, site::Site, stage::Sealed};
+use crate::{Error, read, site::Site, stage::Sealed, writer};
 
 const POLL_FIRST: Duration = Duration::from_millis(20);
 const POLL_LONGEST: Duration = Duration::from_secs(1);
@@ -26,10 +31,12 @@ const POLL_LONGEST: Duration = Duration::from_secs(1);
 /// What became of a published save.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// Our commit made it exist.
-    Committed,
-    /// It existed: another rank, or this save in an earlier life, or an equal state.
+    /// Our commit made it exist, under this claim.
+    Committed(Option<WriterRecord>),
+    /// It existed: by another rank, or this save in an earlier life.
     Existed,
+    /// Another attempt's, with an equal state, stands; the files of ours are gone.
+    Equal,
     /// These ranks have not published their part.
     Awaiting(Vec<u32>),
 }
@@ -40,6 +47,7 @@ pub(crate) fn publish(site: &Site, sealed: &Sealed, patience: Duration) -> Resul
     if let Some(commit) = read::commit(site.lake(), &site.run, step)? {
         return settle(site, sealed, &commit);
     }
+    check_earlier(site, sealed)?;
     let digest = sealed.record.file.digest;
     site.transfer.drain(&sealed.names().file, &sealed.file_key(), digest)?;
     site.lake().write(&sealed.record_key(), Purpose::Checkpoint, &sealed.body)?;
@@ -47,6 +55,20 @@ pub(crate) fn publish(site: &Site, sealed: &Sealed, patience: Duration) -> Resul
     let outcome = await_ranks(site, sealed, patience)?;
     crash_point("checkpoint.after_commit");
     Ok(outcome)
+}
+
+/// Whether the earlier files that a save refers to are in the lake: the save before it may have been
+/// lost, or its step been removed by hand.
+fn check_earlier(site: &Site, sealed: &Sealed) -> Result<(), Error> {
+    let RankRecord { run, step, earlier, .. } = &sealed.record;
+    for file in earlier {
+        let key = checkpoint::tensors_key(run, file.step, file.rank, file.digest);
+        if site.lake().size(&key)? != Some(file.bytes) {
+            let (run, step, needed) = (run.clone(), *step, file.step);
+            return Err(Error::EarlierMissing { run, step, needed });
+        }
+    }
+    Ok(())
 }
 
 fn await_ranks(site: &Site, sealed: &Sealed, patience: Duration) -> Result<Outcome, Error> {
@@ -136,8 +158,10 @@ fn commit(site: &Site, sealed: &Sealed, ranks: &[(RankRecord, Digest)]) -> Resul
     let disagree = |what| Error::RanksDisagree { run: site.run.clone(), step, what };
     let (body, _) = record::encode(&CommitRecord::of(ranks).map_err(disagree)?)?;
     let key = checkpoint::commit_key(&site.run, step);
+    let check = || writer::check(site.lake(), &site.run, sealed.record.launch);
+    check()?;
     match site.lake().commit(&key, &body)? {
-        Commit::Won => Ok(Outcome::Committed),
+        Commit::Won => Ok(Outcome::Committed(check()?)),
         Commit::Lost(found) => {
             settle(site, sealed, &read::commit_of(&found, &key, &site.run, step)?)
         }
@@ -156,11 +180,25 @@ fn settle(site: &Site, sealed: &Sealed, commit: &CommitRecord) -> Result<Outcome
     }
     let theirs = read::rank_record(site.lake(), commit, ours.rank)?;
     let same_file = theirs.file == ours.file;
+    let same = is_same_state(&theirs, ours);
     // Another attempt stands; what ours may have left in the lake is of no use to anybody.
     site.lake().delete(&sealed.record_key())?;
     if !same_file {
         site.lake().delete(&sealed.file_key())?;
     }
-    let same = same_file && theirs.position == ours.position && theirs.metadata == ours.metadata;
-    if same { Ok(Outcome::Existed) } else { Err(conflict()) }
+    if same { Ok(Outcome::Equal) } else { Err(conflict()) }
+}
+
+/// Whether two records say the same of the training, wherever their tensors lie.
+fn is_same_state(one: &RankRecord, other: &RankRecord) -> bool {
+    let tensors = |record: &RankRecord| -> Vec<TensorEntry> {
+        let place =
+            |tensor: &TensorEntry| TensorEntry { offset: 0, earlier: None, ..tensor.clone() };
+        let mut tensors: Vec<_> = record.tensors.iter().map(place).collect();
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        tensors
+    };
+    one.position == other.position
+        && one.metadata == other.metadata
+        && tensors(one) == tensors(other)
 }

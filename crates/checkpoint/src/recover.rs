@@ -40,7 +40,8 @@ pub enum Recovery {
     Committed,
     /// Its part is in the lake; these ranks' parts are not.
     AwaitsRanks(Vec<u32>),
-    /// Another state is committed as its step; it was removed.
+    /// Another state is committed as its step, or another launch has claimed the run since; it was
+    /// removed.
     Superseded,
     /// It went bad on the node and was removed.
     Damaged(String),
@@ -54,7 +55,9 @@ impl fmt::Display for Recovered {
         match &self.outcome {
             Recovery::Committed => formatter.write_str("drained and committed"),
             Recovery::AwaitsRanks(ranks) => write!(formatter, "drained; awaits ranks {ranks:?}"),
-            Recovery::Superseded => formatter.write_str("removed: another state is committed"),
+            Recovery::Superseded => {
+                formatter.write_str("removed: another launch went on without it")
+            }
             Recovery::Damaged(what) => write!(formatter, "removed: {what}"),
             Recovery::Unsealed => formatter.write_str("removed: it was never complete"),
         }
@@ -128,7 +131,7 @@ fn read_seal(site: &Site, name: &Key) -> Result<Result<Sealed, String>, Error> {
 
 fn finish(site: &Site, sealed: Sealed, kept: &mut Option<Sealed>) -> Result<Recovery, Error> {
     let outcome = match publish(site, &sealed, Duration::ZERO) {
-        Ok(Outcome::Committed | Outcome::Existed) => {
+        Ok(Outcome::Committed(_) | Outcome::Existed | Outcome::Equal) => {
             // Names sort by step, so the last one seen is the newest.
             if let Some(older) = kept.replace(sealed) {
                 older.release(site)?;
@@ -136,7 +139,7 @@ fn finish(site: &Site, sealed: Sealed, kept: &mut Option<Sealed>) -> Result<Reco
             return Ok(Recovery::Committed);
         }
         Ok(Outcome::Awaiting(ranks)) => Recovery::AwaitsRanks(ranks),
-        Err(Error::Conflict { .. }) => Recovery::Superseded,
+        Err(Error::Conflict { .. } | Error::Replaced { .. }) => Recovery::Superseded,
         Err(error) if is_lost(&error) => Recovery::Damaged(error.to_string()),
         Err(error) => return Err(error),
     };
@@ -148,7 +151,7 @@ fn finish(site: &Site, sealed: Sealed, kept: &mut Option<Sealed>) -> Result<Reco
 pub(crate) fn is_lost(error: &Error) -> bool {
     use forebay_transfer::Error as Transfer;
     match error {
-        Error::Transfer(Transfer::StagedDamaged { .. }) => true,
+        Error::Transfer(Transfer::StagedDamaged { .. }) | Error::EarlierMissing { .. } => true,
         Error::Transfer(Transfer::Local { source, .. }) => {
             matches!(source, forebay_local::Error::NotStaged(_))
         }

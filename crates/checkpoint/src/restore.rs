@@ -54,9 +54,16 @@ pub(crate) fn restore_in(
     which: Which,
     part: Part,
 ) -> Result<Option<Restored>, Error> {
-    let Some(checkpoint) = CommittedCheckpoint::open_in(tiers, run, which)? else {
-        return Ok(None);
-    };
+    let checkpoint = CommittedCheckpoint::open_in(tiers, run, which)?;
+    checkpoint.map(|checkpoint| read_all(tiers, checkpoint, part)).transpose()
+}
+
+/// Every tensor that is wanted of a checkpoint.
+pub(crate) fn read_all(
+    tiers: Tiers<'_>,
+    checkpoint: CommittedCheckpoint,
+    part: Part,
+) -> Result<Restored, Error> {
     let wanted: Vec<_> = checkpoint.tensors().iter().filter(|(name, _)| part.wants(name)).collect();
     let memory = |(name, tensor): &(&String, &StoredTensor)| match usize::try_from(tensor.bytes()) {
         Ok(bytes) => Ok(vec![0; bytes]),
@@ -74,5 +81,5 @@ pub(crate) fn restore_in(
         (name.clone(), Held { dtype: tensor.dtype, shape: tensor.shape.clone(), bytes })
     };
     let tensors = wanted.into_iter().zip(memory).map(held).collect();
-    Ok(Some(Restored { commit: checkpoint.commit, tier, tensors }))
+    Ok(Restored { commit: checkpoint.commit, tier, tensors })
 }

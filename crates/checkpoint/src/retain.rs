@@ -3,7 +3,8 @@
 //! The commit goes first, so a reader sees a checkpoint whole or not at all; its files follow. In
 //! the same listing, what attempts without a commit left in the lake is removed: of a committed
 //! step at once, because it is decided; of an earlier step after [`LEFTOVER_GRACE`], because a
-//! slow rank might still complete it.
+//! slow rank might still complete it. Tensor files that a checkpoint which stays refers to are kept,
+//! whatever becomes of the checkpoint they were written for; they go with the last that needs them.
 //!
 //! # After a crash
 //! Files without a commit, which a later retention removes as leftovers.
@@ -13,10 +14,10 @@ use std::{
     time::Duration,
 };
 
-use forebay_format::v1::checkpoint;
+use forebay_format::v1::{checkpoint, writer::WriterRecord};
 use forebay_lake::{Lake, Listed};
 use forebay_runtime::Runtime;
-use forebay_types::{Key, Name};
+use forebay_types::{Digest, Key, Name};
 
 use crate::{CheckpointSettings, Error, read, site::Site};
 
@@ -58,18 +59,107 @@ fn surplus(committed: &[u64], settings: &CheckpointSettings) -> Vec<u64> {
     committed[..older].iter().copied().filter(|&step| !kept(step)).collect()
 }
 
+/// What retention must know of a commit.
+#[derive(Debug)]
+struct Known {
+    /// The earlier steps whose tensor files it refers to.
+    needs: BTreeSet<u64>,
+    launch: Option<Digest>,
+}
+
+/// The commits that were read so far: a commit never changes.
+#[derive(Debug, Default)]
+pub(crate) struct Commits(BTreeMap<u64, Known>);
+
+impl Commits {
+    /// Reads what is not known yet; returns those that cannot be read.
+    fn learn(&mut self, lake: &Lake, run: &Name, steps: &[u64]) -> Result<Vec<u64>, Error> {
+        let mut unreadable = Vec::new();
+        for &step in steps {
+            if self.0.contains_key(&step) {
+                continue;
+            }
+            match read::commit(lake, run, step) {
+                Ok(Some(commit)) => {
+                    let (needs, launch) = (commit.needs.into_iter().collect(), commit.launch);
+                    self.0.insert(step, Known { needs, launch });
+                }
+                Ok(None) => {}
+                Err(Error::Format(_) | Error::Object { .. }) => unreadable.push(step),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(unreadable)
+    }
+
+    /// What the steps that stay refer to. A commit that cannot be read may refer to anything before it.
+    fn needed(
+        &mut self,
+        lake: &Lake,
+        run: &Name,
+        staying: &[u64],
+        inventory: &Inventory,
+    ) -> Result<BTreeSet<u64>, Error> {
+        let mut needed = BTreeSet::new();
+        for step in self.learn(lake, run, staying)? {
+            needed.extend(inventory.0.range(..step).map(|(&step, _)| step));
+        }
+        needed
+            .extend(staying.iter().filter_map(|step| self.0.get(step)).flat_map(|one| &one.needs));
+        Ok(needed)
+    }
+
+    /// Those of the steps that were committed after the claim by launches it had replaced.
+    fn strays(
+        &mut self,
+        lake: &Lake,
+        claim: &WriterRecord,
+        committed: &[u64],
+    ) -> Result<Vec<u64>, Error> {
+        let is_late = |step: &u64| claim.newest_step.is_none_or(|newest| *step > newest);
+        let mut late: Vec<u64> = committed.iter().copied().filter(is_late).collect();
+        self.learn(lake, &claim.run, &late)?;
+        late.retain(|step| {
+            self.0.get(step).is_some_and(|known| known.launch != Some(claim.launch))
+        });
+        Ok(late)
+    }
+}
+
+/// Whether an object of `step` stays because another checkpoint needs it.
+fn is_needed(key: &Key, step: u64, needed: &BTreeSet<u64>) -> bool {
+    needed.contains(&step) && key.file_name().ends_with(".safetensors")
+}
+
 /// Removes what need not stay now that `step` is committed; returns the checkpoints removed.
-pub(crate) fn retain(site: &Site, step: u64) -> Result<Vec<u64>, Error> {
+///
+/// What launches that `claim` replaced committed after it goes too.
+pub(crate) fn retain(
+    site: &Site,
+    step: u64,
+    claim: Option<&WriterRecord>,
+    commits: &mut Commits,
+) -> Result<Vec<u64>, Error> {
     let (lake, run) = (site.lake(), &site.run);
     let inventory = Inventory::read(lake, run, &checkpoint::checkpoints_prefix(run))?;
-    let committed = inventory.committed(run);
-    let removed = surplus(&committed, &site.settings);
+    // It may have been committed before, and removed by hand.
+    commits.0.remove(&step);
+    let mut committed = inventory.committed(run);
+    let mut removed = match claim {
+        Some(claim) => commits.strays(lake, claim, &committed)?,
+        None => Vec::new(),
+    };
+    committed.retain(|step| !removed.contains(step));
+    let surplus = surplus(&committed, &site.settings);
+    committed.retain(|step| !surplus.contains(step));
+    removed.extend(surplus);
+    let needed = commits.needed(lake, run, &committed, &inventory)?;
     for one in &removed {
-        remove_objects(lake, run, *one, &inventory.0[one])?;
+        remove_objects(lake, run, *one, &inventory.0[one], &needed)?;
     }
     let until = site.runtime.now().unix_ms().saturating_sub(millis(LEFTOVER_GRACE));
-    let mut left = unnamed(lake, run, step, &inventory)?;
-    left.extend(abandoned(&committed, &inventory, until));
+    let mut left = unnamed(lake, run, step, &inventory, &needed)?;
+    left.extend(abandoned(&committed, &inventory, until, &needed));
     delete_all(lake, &left)?;
     Ok(removed)
 }
@@ -78,7 +168,7 @@ pub(crate) fn retain(site: &Site, step: u64) -> Result<Vec<u64>, Error> {
 /// checkpoints, and deletes it if told to; says what.
 ///
 /// Of steps older than the newest committed one it takes what was written before `older_than`; of
-/// committed steps, what their commits do not name. Nothing that a commit names is touched. A job
+/// committed steps, what their commits do not name. Nothing that a commit needs is touched. A job
 /// that saves this run may still complete a step that is no older: give it time.
 ///
 /// # Errors
@@ -93,9 +183,10 @@ pub fn sweep(
     let inventory = Inventory::read(lake, run, &checkpoint::checkpoints_prefix(run))?;
     let committed = inventory.committed(run);
     let until = runtime.now().unix_ms().saturating_sub(millis(older_than));
-    let mut left = abandoned(&committed, &inventory, until);
+    let needed = Commits::default().needed(lake, run, &committed, &inventory)?;
+    let mut left = abandoned(&committed, &inventory, until, &needed);
     for &step in &committed {
-        left.extend(unnamed(lake, run, step, &inventory)?);
+        left.extend(unnamed(lake, run, step, &inventory, &needed)?);
     }
     if delete {
         delete_all(lake, &left)?;
@@ -108,7 +199,13 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// What other attempts at a committed step left.
-fn unnamed(lake: &Lake, run: &Name, step: u64, inventory: &Inventory) -> Result<Vec<Key>, Error> {
+fn unnamed(
+    lake: &Lake,
+    run: &Name,
+    step: u64,
+    inventory: &Inventory,
+    needed: &BTreeSet<u64>,
+) -> Result<Vec<Key>, Error> {
     let objects = inventory.0.get(&step).map_or(&[][..], Vec::as_slice);
     let Some(commit) = read::commit(lake, run, step)? else { return Ok(Vec::new()) };
     // The commit, and a record and a file for each rank.
@@ -123,26 +220,39 @@ fn unnamed(lake: &Lake, run: &Name, step: u64, inventory: &Inventory) -> Result<
         named.insert(checkpoint::tensors_key(run, step, rank, record.file.digest));
     }
     let keys = objects.iter().map(|listed| listed.key.clone());
-    Ok(keys.filter(|key| !named.contains(key)).collect())
+    Ok(keys.filter(|key| !named.contains(key) && !is_needed(key, step, needed)).collect())
 }
 
 /// What attempts at earlier steps left that were never committed, if all of it was written before.
-fn abandoned(committed: &[u64], inventory: &Inventory, until_unix_ms: u64) -> Vec<Key> {
+fn abandoned(
+    committed: &[u64],
+    inventory: &Inventory,
+    until_unix_ms: u64,
+    needed: &BTreeSet<u64>,
+) -> Vec<Key> {
     let Some(&newest) = committed.last() else { return Vec::new() };
     let open = inventory.0.range(..newest).filter(|(step, _)| !committed.contains(step));
-    let old = open
-        .map(|(_, objects)| objects)
-        .filter(|objects| objects.iter().all(|listed| listed.modified_unix_ms <= until_unix_ms));
-    old.flatten().map(|listed| listed.key.clone()).collect()
+    let old = open.filter(|(_, objects)| {
+        objects.iter().all(|listed| listed.modified_unix_ms <= until_unix_ms)
+    });
+    let keys = old.flat_map(|(&step, objects)| objects.iter().map(move |one| (step, &one.key)));
+    keys.filter(|(step, key)| !is_needed(key, *step, needed)).map(|(_, key)| key.clone()).collect()
 }
 
 fn delete_all(lake: &Lake, keys: &[Key]) -> Result<(), Error> {
     Ok(keys.iter().try_for_each(|key| lake.delete(key).map(drop))?)
 }
 
-fn remove_objects(lake: &Lake, run: &Name, step: u64, objects: &[Listed]) -> Result<(), Error> {
+fn remove_objects(
+    lake: &Lake,
+    run: &Name,
+    step: u64,
+    objects: &[Listed],
+    needed: &BTreeSet<u64>,
+) -> Result<(), Error> {
     lake.delete(&checkpoint::commit_key(run, step))?;
-    Ok(objects.iter().try_for_each(|listed| lake.delete(&listed.key).map(drop))?)
+    let mut gone = objects.iter().filter(|listed| !is_needed(&listed.key, step, needed));
+    Ok(gone.try_for_each(|listed| lake.delete(&listed.key).map(drop))?)
 }
 
 /// Removes one checkpoint: a damaged one, or one that a run was taken back behind.
@@ -157,8 +267,11 @@ pub fn remove(lake: &Lake, run: &Name, step: u64) -> Result<(), Error> {
     if steps.last() == Some(&step) && crate::verify(lake, run, Some(step)).is_ok() {
         return Err(Error::Newest { run: run.clone(), step });
     }
-    let inventory = Inventory::read(lake, run, &checkpoint::step_prefix(run, step))?;
-    inventory.0.get(&step).map_or(Ok(()), |objects| remove_objects(lake, run, step, objects))
+    let inventory = Inventory::read(lake, run, &checkpoint::checkpoints_prefix(run))?;
+    let staying: Vec<u64> = steps.into_iter().filter(|&one| one != step).collect();
+    let needed = Commits::default().needed(lake, run, &staying, &inventory)?;
+    let objects = inventory.0.get(&step).map_or(&[][..], Vec::as_slice);
+    remove_objects(lake, run, step, objects, &needed)
 }
 
 #[cfg(test)]

@@ -12,6 +12,9 @@ pub struct CheckpointSettings {
     pub keep_last: u64,
     /// Steps divisible by this are kept for good; 0: none for that reason.
     pub keep_every: u64,
+    /// Whether a tensor that did not change since the save before is referred to where it lies
+    /// instead of being written again.
+    pub incremental: bool,
     /// Threads that copy, digest and read tensors.
     pub threads: usize,
     /// How long a rank whose part is published waits for the others, in seconds.
@@ -20,7 +23,14 @@ pub struct CheckpointSettings {
 
 impl Default for CheckpointSettings {
     fn default() -> Self {
-        Self { every_steps: 50, keep_last: 3, keep_every: 0, threads: 2, commit_wait_seconds: 600 }
+        Self {
+            every_steps: 50,
+            keep_last: 3,
+            keep_every: 0,
+            incremental: true,
+            threads: 2,
+            commit_wait_seconds: 600,
+        }
     }
 }
 

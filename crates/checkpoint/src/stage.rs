@@ -7,12 +7,15 @@
 //!
 //! The record is the seal: it names the digests of the file and says all that
 //! draining and committing need, so any later process can finish the save. Tensor digests and
-//! the file's are computed beside the writing, which mostly waits for the device.
+//! the file's are computed beside the writing, which mostly waits for the device; but for tensors
+//! that may be what they were in the save before, which are digested first and then perhaps not
+//! written at all.
 //!
 //! # After a crash
 //! A tensor file without its record is an unsealed leftover. With it, nothing is lost any more.
 
 use std::{
+    collections::BTreeMap,
     io::Write,
     sync::{
         Mutex, PoisonError,
@@ -23,9 +26,8 @@ use std::{
 use forebay_format::{
     record,
     v1::{
-        checkpoint::{self, RankRecord, TensorEntry, TensorPart, step_prefix},
+        checkpoint::{self, RankRecord, step_prefix},
         dataset::ObjectEntry,
-        tensors::TensorPlace,
     },
 };
 use forebay_runtime::crash_point;
@@ -33,7 +35,10 @@ use forebay_types::{Digest, DigestWriter, Key, Name, Nonce};
 
 use crate::{
     Error,
+    base::{Base, Reference},
     capture::{Captured, Timing},
+    committed::file_key,
+    layout::Layout,
     site::Site,
 };
 
@@ -84,8 +89,7 @@ impl Sealed {
 
     /// Where the tensors go in the lake.
     pub(crate) fn file_key(&self) -> Key {
-        let RankRecord { run, step, rank, file, .. } = &self.record;
-        checkpoint::tensors_key(run, *step, *rank, file.digest)
+        file_key(&self.record)
     }
 
     /// Lets the staged files go. The seal goes last: without it nobody would know the file.
@@ -96,13 +100,15 @@ impl Sealed {
     }
 }
 
-/// Writes what was captured to the local tier, and seals it.
-pub(crate) fn stage(site: &Site, captured: &Captured) -> Result<Sealed, Error> {
+/// Writes what was captured to the local tier, but for what `base` holds, and seals it.
+pub(crate) fn stage(site: &Site, captured: &Captured, base: &Base) -> Result<Sealed, Error> {
     let facts = &captured.facts;
     let names = StagedNames::new(&site.run, facts.step, facts.attempt, site.rank.rank());
-    let outcome = write_file(site, captured, &names.file).and_then(|(file, digests)| {
+    let digests = TensorDigests::new(captured);
+    let layout = Layout::new(captured, find_unchanged(site, captured, base, &digests)?)?;
+    let outcome = write_file(site, captured, &layout, &digests, &names.file).and_then(|file| {
         crash_point("checkpoint.unsealed");
-        seal(site, captured, &names.record, file, &digests)
+        seal(site, captured, &layout, &names.record, file, &digests.all())
     });
     if outcome.is_err() {
         site.local().release(&names.file)?;
@@ -110,81 +116,132 @@ pub(crate) fn stage(site: &Site, captured: &Captured) -> Result<Sealed, Error> {
     outcome
 }
 
-fn write_file(site: &Site, captured: &Captured, key: &Key) -> Result<(Digest, Vec<Digest>), Error> {
-    let image = captured.arena.image();
-    let writer = Mutex::new(Some(site.local().stage(key, image.len() as u64)?));
+/// Which tensors are what they were in the save before, and where they lie.
+fn find_unchanged(
+    site: &Site,
+    captured: &Captured,
+    base: &Base,
+    digests: &TensorDigests<'_>,
+) -> Result<BTreeMap<usize, Reference>, Error> {
+    let may_hold = |&tensor: &usize| {
+        let (place, part) = &captured.tensors[tensor];
+        base.may_hold(&place.spec.name, part.as_ref(), place.bytes)
+    };
+    let looked_at: Vec<usize> = (0..captured.tensors.len()).filter(may_hold).collect();
+    if looked_at.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let todo = Todo::new(&looked_at);
+    site.runtime.workers("checkpoint-compare", site.threads(), |_| {
+        digests.work(&todo);
+        Ok::<_, Error>(())
+    })?;
+    let reference = |tensor: usize| {
+        let (place, part) = &captured.tensors[tensor];
+        let digest = digests.of(tensor)?;
+        Some((tensor, base.holds(&place.spec.name, part.as_ref(), digest)?))
+    };
+    Ok(looked_at.iter().filter_map(|&tensor| reference(tensor)).collect())
+}
+
+fn write_file(
+    site: &Site,
+    captured: &Captured,
+    layout: &Layout,
+    digests: &TensorDigests<'_>,
+    key: &Key,
+) -> Result<ObjectEntry, Error> {
+    let writer = Mutex::new(Some(site.local().stage(key, layout.file_bytes())?));
     let whole = Mutex::new(None);
-    let tensors = TensorDigests::new(captured);
+    let todo = Todo::new(layout.written());
     // One thread writes; it helps with the tensors when it is done.
     site.runtime.workers("checkpoint-stage", site.threads(), |index| {
         if index == 0 {
             let writer = take(&writer).expect("only the first worker takes the writer");
-            *lock(&whole) = Some(write_image(writer, image, key)?);
+            *lock(&whole) = Some(write_pieces(writer, &layout.pieces(captured), key)?);
         }
-        tensors.work();
+        digests.work(&todo);
         Ok::<_, Error>(())
     })?;
     let digest = take(&whole).expect("the first worker ended well");
-    Ok((digest, tensors.finish()))
+    Ok(ObjectEntry { digest, bytes: layout.file_bytes() })
 }
 
-fn write_image(
+fn write_pieces(
     mut writer: forebay_local::StagedWriter,
-    image: &[u8],
+    pieces: &[&[u8]],
     key: &Key,
 ) -> Result<Digest, Error> {
     let mut digest = DigestWriter::new();
-    let (first, second) = image.split_at(image.len() / 2);
-    let mut write = |part: &[u8]| {
-        part.chunks(PIECE_BYTES).try_for_each(|piece| {
-            digest.update(piece);
-            writer.write_all(piece)
-        })
-    };
-    write(first).map_err(Error::file("stage", key))?;
-    crash_point("checkpoint.stage");
-    write(second).map_err(Error::file("stage", key))?;
+    let half = pieces.iter().map(|piece| piece.len() as u64).sum::<u64>() / 2;
+    for piece in pieces.iter().flat_map(|piece| piece.chunks(PIECE_BYTES)) {
+        let before = digest.len_bytes();
+        digest.update(piece);
+        writer.write_all(piece).map_err(Error::file("stage", key))?;
+        if (before..digest.len_bytes()).contains(&half) {
+            crash_point("checkpoint.stage");
+        }
+    }
     writer.finish()?;
     Ok(digest.finish())
 }
 
-/// The digests of all tensors, each computed by whichever thread is free.
+/// Tensors of which each is taken by whichever thread is free.
+struct Todo<'a> {
+    tensors: &'a [usize],
+    next: AtomicUsize,
+}
+
+impl<'a> Todo<'a> {
+    const fn new(tensors: &'a [usize]) -> Self {
+        Self { tensors, next: AtomicUsize::new(0) }
+    }
+
+    fn take(&self) -> Option<usize> {
+        self.tensors.get(self.next.fetch_add(1, Ordering::Relaxed)).copied()
+    }
+}
+
+/// The digests of all tensors, as they are computed.
 struct TensorDigests<'a> {
     captured: &'a Captured,
-    next: AtomicUsize,
     found: Mutex<Vec<Option<Digest>>>,
 }
 
 impl<'a> TensorDigests<'a> {
     fn new(captured: &'a Captured) -> Self {
-        let found = Mutex::new(vec![None; captured.tensors.len()]);
-        Self { captured, next: AtomicUsize::new(0), found }
+        Self { captured, found: Mutex::new(vec![None; captured.tensors.len()]) }
     }
 
-    fn work(&self) {
-        loop {
-            let index = self.next.fetch_add(1, Ordering::Relaxed);
-            let Some((place, _)) = self.captured.tensors.get(index) else { return };
-            let range = place.offset as usize..(place.offset + place.bytes) as usize;
-            let digest = Digest::of(&self.captured.arena.image()[range]);
-            lock(&self.found)[index] = Some(digest);
+    /// Computes those that are to be done and are not.
+    fn work(&self, todo: &Todo<'_>) {
+        while let Some(tensor) = todo.take() {
+            if self.of(tensor).is_none() {
+                let digest = Digest::of(self.captured.values(tensor));
+                lock(&self.found)[tensor] = Some(digest);
+            }
         }
     }
 
-    fn finish(self) -> Vec<Digest> {
-        let found = self.found.into_inner().unwrap_or_else(PoisonError::into_inner);
-        found.into_iter().map(|digest| digest.expect("every tensor was taken")).collect()
+    fn of(&self, tensor: usize) -> Option<Digest> {
+        lock(&self.found)[tensor]
+    }
+
+    fn all(&self) -> Vec<Digest> {
+        let found = lock(&self.found);
+        found.iter().map(|digest| digest.expect("every tensor was written or found")).collect()
     }
 }
 
 fn seal(
     site: &Site,
     captured: &Captured,
+    layout: &Layout,
     name: &Key,
-    file: Digest,
+    file: ObjectEntry,
     digests: &[Digest],
 ) -> Result<Sealed, Error> {
-    let record = rank_record(site, captured, file, digests);
+    let record = rank_record(site, captured, layout, file, digests);
     let (body, digest) = record::encode(&record)?;
     let mut writer = site.local().stage(name, body.len() as u64)?;
     writer.write_all(&body).map_err(Error::file("stage", name))?;
@@ -193,30 +250,28 @@ fn seal(
     Ok(Sealed { record, body, digest, timing: captured.timing })
 }
 
-fn rank_record(site: &Site, captured: &Captured, file: Digest, digests: &[Digest]) -> RankRecord {
+fn rank_record(
+    site: &Site,
+    captured: &Captured,
+    layout: &Layout,
+    file: ObjectEntry,
+    digests: &[Digest],
+) -> RankRecord {
     let facts = &captured.facts;
-    let entry =
-        |((place, part), digest): (&(TensorPlace, Option<TensorPart>), &Digest)| TensorEntry {
-            name: place.spec.name.clone(),
-            dtype: place.spec.dtype,
-            shape: place.spec.shape.clone(),
-            offset: place.offset,
-            bytes: place.bytes,
-            digest: *digest,
-            part: Option::clone(part),
-        };
     RankRecord {
         run: site.run.clone(),
         step: facts.step,
         rank: site.rank.rank(),
         world_size: site.rank.world_size(),
         attempt: facts.attempt,
+        launch: Some(facts.launch),
         position: facts.position,
         parent: facts.parent,
         dataset: facts.dataset.clone(),
         captured_unix_ms: facts.captured_unix_ms,
-        file: ObjectEntry { digest: file, bytes: captured.arena.image().len() as u64 },
-        tensors: captured.tensors.iter().zip(digests).map(entry).collect(),
+        file,
+        earlier: layout.earlier.clone(),
+        tensors: layout.entries(captured, digests),
         metadata: facts.metadata.clone(),
     }
 }

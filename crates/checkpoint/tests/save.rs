@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::{borrow::Cow, io};
+use std::{borrow::Cow, io, time::Duration};
 
 use forebay_checkpoint::{
     CheckpointSettings, Checkpointer, Dtype, Part, Recovery, StateTensor, Tier, Which, export,
@@ -121,6 +121,37 @@ fn large_tensors_survive_and_other_readers_read_the_file() {
         tiers.lake.traffic()[&Purpose::Checkpoint].bytes_read - before
     };
     assert_eq!(read(Part::All) - read(Part::Weights), 400);
+}
+
+#[test]
+fn what_is_copied_while_the_trainer_goes_on_is_kept_on_its_word_alone() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let transfer = tiers.transfer();
+    let mut checkpointer = open(&transfer, &keep_all()).unwrap();
+    for (step, intact, now) in
+        [(1, true, 2), (2, false, 2), (3, false, 2), (4, true, 0), (5, true, 5)]
+    {
+        let (now, later) = (state(step)[..now].to_vec(), state(step)[now..].to_vec());
+        let (position, metadata) = (Position { step }, metadata(step));
+        let (_, copying) =
+            checkpointer.save_overlapped(step, position, &now, later, &metadata).unwrap();
+        while !copying.wait(Duration::from_millis(10)) {}
+        if intact {
+            copying.confirm();
+            assert_eq!(checkpointer.wait().unwrap()[0].step, step);
+            assert_is(&checkpointer.restore(Which::Newest, Part::All).unwrap().unwrap(), step);
+        } else if step == 3 {
+            copying.reject();
+            assert!(checkpointer.wait().unwrap().is_empty());
+        } else {
+            drop(copying);
+            let error = checkpointer.wait().unwrap_err();
+            assert!(told(&error).contains("changed while it was copied"), "{}", told(&error));
+            checkpointer.wait().unwrap();
+        }
+    }
+    assert_eq!(steps(&tiers), [1, 4, 5]);
+    assert_eq!(staged(&tiers), 0);
 }
 
 #[test]

@@ -8,12 +8,13 @@ use forebay_format::{
     record,
     v1::{
         checkpoint::{
-            CommitRecord, RankRecord, TensorEntry, commit_key, rank_key, rank_of, step_of,
-            tensors_key,
+            CommitRecord, EarlierFile, RankRecord, TensorEntry, commit_key, rank_key, rank_of,
+            step_of, tensors_key,
         },
         dataset::ObjectEntry,
         run::DatasetReference,
         tensors::{self, Dtype, TensorSpec},
+        writer::{WriterRecord, number_of, writer_key, writers_prefix},
     },
 };
 use forebay_types::{Digest, Key, Name, Nonce, Position, Version};
@@ -55,6 +56,7 @@ fn rank() -> (Vec<u8>, RankRecord) {
             offset: place.offset,
             bytes: place.bytes,
             digest: Digest::of(&bytes),
+            earlier: None,
             part: None,
         });
         file.extend(bytes);
@@ -65,6 +67,7 @@ fn rank() -> (Vec<u8>, RankRecord) {
         rank: 0,
         world_size: 1,
         attempt: Nonce::from_bits(0x0123_4567_89ab_cdef),
+        launch: None,
         position: Position { step: 120 },
         parent: Some(80),
         dataset: Some(DatasetReference {
@@ -75,9 +78,47 @@ fn rank() -> (Vec<u8>, RankRecord) {
         captured_unix_ms: 1_767_225_600_000,
         metadata: serde_json::json!({ "step": 120, "loss": 0.1, "random": [u64::MAX, 2] }),
         file: ObjectEntry { digest: Digest::of(&file), bytes: file.len() as u64 },
+        earlier: Vec::new(),
         tensors,
     };
     (file, record)
+}
+
+/// A later record, which refers to tensors of that file, and its commit.
+fn later() -> (RankRecord, CommitRecord) {
+    let (_, earlier) = rank();
+    let plan = tensors::plan(&[]).unwrap();
+    let held = ["model.weight", "optimizer.step"];
+    let tensors = earlier.tensors.iter().filter(|tensor| held.contains(&&*tensor.name));
+    let tensors = tensors.map(|tensor| TensorEntry { earlier: Some(0), ..tensor.clone() });
+    let record = RankRecord {
+        step: 160,
+        launch: Some(Digest::of(b"launch")),
+        position: Position { step: 160 },
+        parent: Some(120),
+        file: ObjectEntry { digest: Digest::of(&plan.header), bytes: plan.file_bytes },
+        earlier: vec![EarlierFile {
+            step: earlier.step,
+            rank: earlier.rank,
+            digest: earlier.file.digest,
+            bytes: earlier.file.bytes,
+        }],
+        tensors: tensors.collect(),
+        ..earlier
+    };
+    let (_, digest) = record::encode(&record).unwrap();
+    let commit = CommitRecord::of(&[(record.clone(), digest)]).unwrap();
+    (record, commit)
+}
+
+fn claim() -> WriterRecord {
+    WriterRecord {
+        run: run(),
+        number: 2,
+        launch: Digest::of(b"launch"),
+        claimed_unix_ms: 1_767_225_600_000,
+        newest_step: Some(120),
+    }
 }
 
 fn commit() -> CommitRecord {
@@ -87,12 +128,16 @@ fn commit() -> CommitRecord {
 }
 
 /// Every file, as this build writes it.
-fn files() -> [(&'static str, Vec<u8>); 3] {
+fn files() -> [(&'static str, Vec<u8>); 6] {
     let (file, record) = rank();
+    let (later, later_commit) = later();
     [
         ("checkpoint-rank-0.safetensors", file),
         ("checkpoint-rank-0.json", record::encode(&record).unwrap().0),
         ("checkpoint-commit.json", record::encode(&commit()).unwrap().0),
+        ("checkpoint-later-rank-0.json", record::encode(&later).unwrap().0),
+        ("checkpoint-later-commit.json", record::encode(&later_commit).unwrap().0),
+        ("writer.json", record::encode(&claim()).unwrap().0),
     ]
 }
 
@@ -110,6 +155,17 @@ fn the_first_records_are_still_read() {
     assert_eq!(found, rank().1);
     let found: CommitRecord = record::decode(&read("checkpoint-commit.json"), "golden").unwrap().0;
     assert_eq!(found, commit());
+    let read = |name| fs::read(golden(name)).unwrap();
+    let (record, commit) = later();
+    let found: RankRecord =
+        record::decode(&read("checkpoint-later-rank-0.json"), "golden").unwrap().0;
+    assert_eq!(found, record);
+    let found: CommitRecord =
+        record::decode(&read("checkpoint-later-commit.json"), "golden").unwrap().0;
+    assert_eq!(found, commit);
+    assert_eq!(commit.needs, [120]);
+    let found: WriterRecord = record::decode(&read("writer.json"), "golden").unwrap().0;
+    assert_eq!(found, claim());
 }
 
 #[test]
@@ -138,6 +194,10 @@ fn keys_lie_where_the_layout_says_and_are_read_back() {
     assert_eq!(keys[0].as_str(), "runs/day-1/checkpoints/000000000120/commit.json");
     assert!(keys.iter().all(|key| step_of(&run(), key) == Some(120)));
     assert_eq!(keys.map(|key| rank_of(&key)), [None, Some((7, digest)), None]);
+    let claim = writer_key(&run(), 3);
+    assert!(claim.as_str().starts_with(&writers_prefix(&run())));
+    assert_eq!(number_of(&run(), &claim), Some(3));
+    assert_eq!(number_of(&run(), &Key::new("runs/day-1/writers/3.json").unwrap()), None);
     for text in ["runs/day-1/checkpoints/120/commit.json", "runs/day/checkpoints/000000000120/x"] {
         assert_eq!(step_of(&run(), &Key::new(text).unwrap()), None, "{text}");
     }
@@ -156,6 +216,22 @@ fn records_that_break_their_rules_are_refused() {
     assert!(break_it(|record| record.tensors[0].offset += 8).contains("lie where it must"));
     assert!(break_it(|record| record.tensors.swap(1, 2)).contains("lie where it must"));
     assert!(break_it(|record| record.tensors[1].name = "model.mask".into()).contains("is taken"));
+    let break_later = |change: fn(&mut RankRecord)| {
+        let (mut record, _) = later();
+        change(&mut record);
+        record::encode(&record).unwrap_err().to_string()
+    };
+    assert!(break_later(|record| record.earlier.clear()).contains("lies in no file"));
+    assert!(break_later(|record| record.tensors[0].earlier = Some(1)).contains("lies in no file"));
+    assert!(break_later(|record| record.earlier[0].step = 160).contains("no earlier one"));
+    assert!(
+        break_later(|record| record.tensors[0].bytes += 1).contains("does not lie in the file")
+    );
+    assert!(
+        break_later(|record| record.tensors[0].offset = u64::MAX)
+            .contains("does not lie in the file")
+    );
+    assert!(break_later(|record| record.tensors[1] = record.tensors[0].clone()).contains("twice"));
     let (_, record) = rank();
     let ranks = [(record.clone(), Digest::of(b"0")), (record, Digest::of(b"1"))];
     assert!(CommitRecord::of(&ranks).unwrap_err().contains("2 ranks of 1"));

@@ -85,14 +85,31 @@ impl Checkpointer {
         self.ask(py, |saves| Ok(json!(saves.recovered()).to_string()))
     }
 
-    /// Captures the state after so many steps; says what that took, as JSON.
+    /// Becomes the writer of the run, replacing who was before.
+    fn claim(&self, py: Python<'_>) -> PyResult<()> {
+        self.ask(py, |saves| saves.claim())
+    }
+
+    /// Says which checkpoint the state comes from: the next save goes on from it.
+    fn go_on_from(&self, py: Python<'_>, checkpoint: &Checkpoint) -> PyResult<()> {
+        let opened = checkpoint.opened.get(py)?.1.clone();
+        self.ask(py, move |saves| {
+            saves.go_on_from(&opened);
+            Ok(())
+        })
+    }
+
+    /// Captures the state after so many steps; says what that took, as JSON. The tensors of `later` are
+    /// copied in the background, which what comes back beside it tells of.
+    #[pyo3(signature = (step, tensors, metadata, later = Vec::new()))]
     fn save(
         &self,
         py: Python<'_>,
         step: u64,
         tensors: Vec<Given>,
         metadata: &str,
-    ) -> PyResult<String> {
+        later: Vec<Given>,
+    ) -> PyResult<(String, Copying)> {
         let metadata = serde_json::from_str(metadata)
             .map_err(|error| errors::invalid(py, &format!("the metadata: {error}")))?;
         while !self.ask(py, |saves| saves.await_ready(SLICE))? {
@@ -102,14 +119,19 @@ impl Checkpointer {
             .iter()
             .map(|given| borrow(given).map_err(|why| errors::invalid(py, &why)))
             .collect::<PyResult<Vec<_>>>()?;
-        let captured =
-            self.ask(py, |saves| saves.save(step, Position { step }, &tensors, &metadata))?;
+        let later = later
+            .iter()
+            .map(|given| borrow_later(given).map_err(|why| errors::invalid(py, &why)))
+            .collect::<PyResult<Vec<_>>>()?;
+        let (captured, copying) = self.ask(py, |saves| {
+            saves.save_overlapped(step, Position { step }, &tensors, later, &metadata)
+        })?;
         let said = json!({
             "bytes": captured.bytes,
             "pause_seconds": captured.pause_seconds,
             "waited_seconds": captured.waited_seconds,
         });
-        Ok(said.to_string())
+        Ok((said.to_string(), Copying { opened: Mutex::new(Some(copying)) }))
     }
 
     /// The saves that were committed since this was last asked, as JSON. Raises what went wrong.
@@ -140,6 +162,53 @@ impl Checkpointer {
             py.detach(|| drop(saves.lock().take()));
         }
     }
+}
+
+/// A state that is being copied.
+#[pyclass(frozen, module = "forebay._forebay")]
+pub struct Copying {
+    /// Absent once it was spoken for.
+    opened: Mutex<Option<forebay::checkpoint::Copying>>,
+}
+
+#[pymethods]
+impl Copying {
+    /// Waits until everything was copied. Signals are left to the main thread.
+    fn wait(&self, py: Python<'_>) {
+        py.detach(|| {
+            let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(copying) = &*opened {
+                while !copying.wait(SLICE) {}
+            }
+        });
+    }
+
+    /// Says whether the state is what it was when copying began; if not, the save is dropped.
+    fn settle(&self, is_intact: bool) {
+        let copying = self.opened.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match copying {
+            Some(copying) if is_intact => copying.confirm(),
+            Some(copying) => copying.reject(),
+            None => {}
+        }
+    }
+}
+
+/// A tensor of Python's as the engine takes it to copy later.
+fn borrow_later(given: &Given) -> Result<StateTensor<'static>, String> {
+    let (name, dtype, shape, part, address, bytes) = given;
+    let part = part.clone().map(|(whole, start)| TensorPart { whole, start });
+    // SAFETY: `_overlap.py` keeps the tensors that own this memory until `Copying.wait` has returned,
+    // after which the engine does not look at it. Whoever writes it meanwhile tears the copy, not the
+    // engine: bytes are read as they are, and `_overlap.py` then drops the save.
+    let bytes = unsafe { memory(*address, *bytes) };
+    Ok(StateTensor {
+        name: Cow::Owned(name.clone()),
+        dtype: dtype_of(dtype)?,
+        shape: shape.clone(),
+        bytes: Cow::Borrowed(bytes),
+        part,
+    })
 }
 
 /// A tensor of Python's as the engine takes it.

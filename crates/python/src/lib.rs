@@ -30,7 +30,7 @@ mod _forebay {
     #[pymodule_export]
     use crate::{
         batch::Batch,
-        checkpoint::{Checkpoint, Checkpointer},
+        checkpoint::{Checkpoint, Checkpointer, Copying},
         column::Column,
         engine::Engine,
         feed::Feed,

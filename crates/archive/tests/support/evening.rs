@@ -218,6 +218,7 @@ fn publish_rank(tiers: &TempTiers, rank: u32) -> (RankRecord, Digest) {
             offset: place.offset,
             bytes: place.bytes,
             digest: Digest::of(bytes),
+            earlier: None,
             part: None,
         });
     }
@@ -231,12 +232,14 @@ fn publish_rank(tiers: &TempTiers, rank: u32) -> (RankRecord, Digest) {
         rank,
         world_size: 2,
         attempt: Nonce::from_bits(1),
+        launch: None,
         position: Position { step: STEP },
         parent: None,
         dataset: None,
         captured_unix_ms: 0,
         metadata: serde_json::json!({}),
         file: ObjectEntry { digest: file_digest, bytes: file.len() as u64 },
+        earlier: Vec::new(),
         tensors: entries,
     };
     let (body, digest) = record::encode(&record).unwrap();

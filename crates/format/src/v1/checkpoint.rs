@@ -11,6 +11,12 @@
 //! alive. Everything but the commit is named by its content, so no attempt can overwrite what
 //! another one wrote. The commit names the record of every rank by digest, a record its file and
 //! each tensor in it: whoever holds the commit can prove every byte.
+//!
+//! A tensor that did not change since an earlier checkpoint may lie in that one's file: a record says
+//! which, and the commit says which earlier steps are needed. A file referred to always holds the
+//! tensor itself; there are no chains.
+
+use std::collections::BTreeSet;
 
 use forebay_types::{Digest, Key, Name, Nonce, Position};
 use serde::{Deserialize, Serialize};
@@ -40,6 +46,9 @@ pub struct RankRecord {
     /// Shared by all ranks of one attempt at this step and by no other attempt; ranks of two
     /// attempts are never committed together.
     pub attempt: Nonce,
+    /// The launch that saved it, as it claimed the run; see [`super::writer`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launch: Option<Digest>,
     /// Where the run stood in its data.
     pub position: Position,
     /// The checkpoint the run went on from before this one.
@@ -50,10 +59,27 @@ pub struct RankRecord {
     pub captured_unix_ms: u64,
     /// What the trainer stored beside its tensors: schedule, random state, …
     pub metadata: serde_json::Value,
-    /// The tensor file.
+    /// The tensor file of its own.
     pub file: ObjectEntry,
-    /// Its tensors, in the order of their data.
+    /// Tensor files of earlier checkpoints of the run that hold tensors which did not change since.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<EarlierFile>,
+    /// Its tensors: those of its file in the order of their data, then those of earlier files.
     pub tensors: Vec<TensorEntry>,
+}
+
+/// The tensor file of a rank of an earlier checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EarlierFile {
+    /// The step it was saved at; that checkpoint itself may be gone.
+    pub step: u64,
+    /// The rank that saved it.
+    pub rank: u32,
+    /// The digest of the file.
+    pub digest: Digest,
+    /// Its length.
+    pub bytes: u64,
 }
 
 /// One tensor of a rank.
@@ -72,19 +98,30 @@ pub struct TensorEntry {
     pub bytes: u64,
     /// The digest of its values.
     pub digest: Digest,
+    /// Which of the record's earlier files it lies in; none when it lies in the record's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier: Option<u32>,
     /// What of a larger tensor of this name it is; none when it is the whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<TensorPart>,
 }
 
 /// A box cut out of a tensor that several ranks hold together. The box's own shape is its entry's.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TensorPart {
     /// The shape of the whole tensor.
     pub whole: Vec<u64>,
     /// The box's first index in each dimension.
     pub start: Vec<u64>,
+}
+
+impl TensorEntry {
+    /// The tensor without where it lies.
+    #[must_use]
+    pub fn spec(&self) -> TensorSpec {
+        TensorSpec { name: self.name.clone(), dtype: self.dtype, shape: self.shape.clone() }
+    }
 }
 
 impl TensorPart {
@@ -113,6 +150,9 @@ pub struct CommitRecord {
     pub step: u64,
     /// The attempt that succeeded.
     pub attempt: Nonce,
+    /// The launch that saved it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launch: Option<Digest>,
     /// Where the run stood in its data.
     pub position: Position,
     /// The checkpoint the run went on from before this one.
@@ -125,8 +165,11 @@ pub struct CommitRecord {
     pub ranks: Vec<Digest>,
     /// The number of its tensors, over all ranks.
     pub tensors: u64,
-    /// The bytes of its tensor files, over all ranks.
+    /// The bytes of its tensor files, over all ranks; what lies in earlier ones is not counted.
     pub bytes: u64,
+    /// Earlier steps whose tensor files hold tensors of this checkpoint: they must stay.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<u64>,
     /// The metadata of rank 0.
     pub metadata: serde_json::Value,
 }
@@ -141,15 +184,27 @@ impl Record for RankRecord {
         }
         check_parent(self.parent, self.step)?;
         let plan = self.plan().map_err(|error| error.to_string())?;
-        for ((index, place), (at, tensor)) in
-            plan.places.iter().zip(self.tensors.iter().enumerate())
-        {
-            if *index != at || (place.offset, place.bytes) != (tensor.offset, tensor.bytes) {
+        let (own, earlier) = self.tensors.split_at(plan.places.len());
+        for ((index, place), (at, tensor)) in plan.places.iter().zip(own.iter().enumerate()) {
+            let lies = (place.offset, place.bytes) == (tensor.offset, tensor.bytes);
+            if *index != at || !lies || tensor.earlier.is_some() {
                 return Err(format!("tensor `{}` does not lie where it must", tensor.name));
+            }
+        }
+        for tensor in earlier {
+            self.check_earlier(tensor)?;
+        }
+        let mut names = BTreeSet::new();
+        for tensor in &self.tensors {
+            if !names.insert(&tensor.name) {
+                return Err(format!("tensor `{}` stands twice", tensor.name));
             }
             if tensor.part.as_ref().is_some_and(|part| !part.holds(&tensor.shape)) {
                 return Err(format!("tensor `{}` is no part of its whole", tensor.name));
             }
+        }
+        if let Some(file) = self.earlier.iter().find(|file| file.step >= self.step) {
+            return Err(format!("it refers to step {}, which is no earlier one", file.step));
         }
         if plan.file_bytes != self.file.bytes {
             return Err(format!("its tensors make a file of {} bytes", plan.file_bytes));
@@ -164,18 +219,40 @@ impl RankRecord {
     /// # Errors
     /// When its tensors make no file.
     pub fn plan(&self) -> Result<TensorPlan, Error> {
-        let spec = |tensor: &TensorEntry| TensorSpec {
-            name: tensor.name.clone(),
-            dtype: tensor.dtype,
-            shape: tensor.shape.clone(),
-        };
-        tensors::plan(&self.tensors.iter().map(spec).collect::<Vec<_>>())
+        let own = self.tensors.iter().filter(|tensor| tensor.earlier.is_none());
+        tensors::plan(&own.map(TensorEntry::spec).collect::<Vec<_>>())
+    }
+
+    /// Where the file lies in which a tensor of this record does.
+    #[must_use]
+    pub fn file_key(&self, tensor: &TensorEntry) -> Key {
+        match self.earlier_file(tensor) {
+            Some(file) => tensors_key(&self.run, file.step, file.rank, file.digest),
+            None => tensors_key(&self.run, self.step, self.rank, self.file.digest),
+        }
+    }
+
+    /// The earlier file in which a tensor lies, if it does in one.
+    #[must_use]
+    pub fn earlier_file(&self, tensor: &TensorEntry) -> Option<&EarlierFile> {
+        self.earlier.get(tensor.earlier? as usize)
+    }
+
+    fn check_earlier(&self, tensor: &TensorEntry) -> Result<(), String> {
+        let name = &tensor.name;
+        let file = self.earlier_file(tensor);
+        let file = file.ok_or_else(|| format!("tensor `{name}` lies in no file"))?;
+        let end = tensor.offset.checked_add(tensor.bytes);
+        if end.is_none_or(|end| end > file.bytes) || tensor.spec().bytes() != Some(tensor.bytes) {
+            return Err(format!("tensor `{name}` does not lie in the file of step {}", file.step));
+        }
+        Ok(())
     }
 
     /// What all ranks of one attempt must agree on.
     fn shared(&self) -> impl PartialEq + use<'_> {
-        let Self { run, step, world_size, attempt, position, parent, dataset, .. } = self;
-        (run, step, world_size, attempt, position, parent, dataset)
+        let Self { run, step, world_size, attempt, launch, position, parent, dataset, .. } = self;
+        (run, step, world_size, attempt, launch, position, parent, dataset)
     }
 }
 
@@ -185,6 +262,9 @@ impl Record for CommitRecord {
 
     fn check(&self) -> Result<(), String> {
         check_parent(self.parent, self.step)?;
+        if let Some(step) = self.needs.iter().find(|&&step| step >= self.step) {
+            return Err(format!("it needs step {step}, which is no earlier one"));
+        }
         if self.ranks.is_empty() || self.ranks.len() > RANKS_MAX as usize {
             return Err(format!("it names {} ranks", self.ranks.len()));
         }
@@ -212,6 +292,7 @@ impl CommitRecord {
             run: first.run.clone(),
             step: first.step,
             attempt: first.attempt,
+            launch: first.launch,
             position: first.position,
             parent: first.parent,
             dataset: first.dataset.clone(),
@@ -219,6 +300,11 @@ impl CommitRecord {
             ranks: ranks.iter().map(|(_, digest)| *digest).collect(),
             tensors: records().map(|one| one.tensors.len() as u64).sum(),
             bytes: records().map(|one| one.file.bytes).sum(),
+            needs: BTreeSet::from_iter(
+                records().flat_map(|one| &one.earlier).map(|file| file.step),
+            )
+            .into_iter()
+            .collect(),
             metadata: first.metadata.clone(),
         })
     }

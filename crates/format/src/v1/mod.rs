@@ -11,3 +11,4 @@ pub mod quarantine;
 pub mod run;
 pub mod shard;
 pub mod tensors;
+pub mod writer;

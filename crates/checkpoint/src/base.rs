@@ -1,0 +1,155 @@
+//! The base: what the save before stored and where, so that what did not change is not stored again.
+//!
+//! A tensor that has the digest it had in the save before is referred to where it lies, in the file
+//! of that save or of an earlier one; a file referred to always holds the tensor itself, so there are
+//! no chains. Knowing that before anything is written takes a pass over the tensor. Only tensors that
+//! are not known to change are given one: after two saves of a model that learns throughout, saving
+//! costs nothing more, and a tensor that comes to rest is written once more before it is noticed.
+//!
+//! # Bounds
+//! What a checkpoint keeps alive in the lake is at most twice its state: a file is referred to only
+//! if at least half of it is still of use, else what is wanted of it is written anew. At most
+//! [`FILES_MAX`] files are referred to.
+//!
+//! # After a crash
+//! The base is in memory alone. The next process begins with what it restored, or with none.
+
+use std::collections::{BTreeMap, HashMap};
+
+use forebay_format::v1::checkpoint::{EarlierFile, RankRecord, TensorEntry, TensorPart};
+use forebay_types::Digest;
+
+/// The most files of earlier checkpoints that one rank's record refers to.
+const FILES_MAX: usize = 16;
+/// A smaller tensor is written anew: that costs less than to say where it lies, and to fetch it.
+const TENSOR_BYTES_MIN: u64 = 4 << 10;
+
+/// Where a tensor lies in the lake, or will when the save before is drained.
+#[derive(Clone, Debug)]
+struct Stored {
+    digest: Digest,
+    bytes: u64,
+    offset: u64,
+    file: EarlierFile,
+    /// Whether it differed from the save before that.
+    changed: bool,
+}
+
+type Name = (String, Option<TensorPart>);
+
+/// The tensors of the save before.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Base(HashMap<Name, Stored>);
+
+/// A tensor's place in an earlier file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Reference {
+    pub file: EarlierFile,
+    pub offset: u64,
+}
+
+impl Base {
+    /// The tensors of a committed checkpoint, over all its ranks.
+    pub(crate) fn of(ranks: &[RankRecord]) -> Self {
+        let stored = ranks.iter().flat_map(|record| {
+            record.tensors.iter().map(|tensor| (name(tensor), stored(record, tensor, false)))
+        });
+        Self(stored.collect())
+    }
+
+    /// The tensors of the save that `record` describes, compared with those of this one.
+    pub(crate) fn followed_by(&self, record: &RankRecord) -> Self {
+        let stored = record.tensors.iter().map(|tensor| {
+            let name = name(tensor);
+            let before = self.0.get(&name);
+            let changed = before.is_some_and(|before| before.digest != tensor.digest);
+            (name, stored(record, tensor, changed))
+        });
+        Self(stored.collect())
+    }
+
+    /// What is of use to a save of `step`: it refers to earlier ones only.
+    pub(crate) fn for_step(mut self, step: u64) -> Self {
+        self.0.retain(|_, held| held.file.step < step);
+        self
+    }
+
+    /// Whether a tensor is worth a look before it is written.
+    pub(crate) fn may_hold(&self, tensor: &str, part: Option<&TensorPart>, bytes: u64) -> bool {
+        bytes >= TENSOR_BYTES_MIN
+            && self.find(tensor, part).is_some_and(|held| held.bytes == bytes && !held.changed)
+    }
+
+    /// Where a tensor of this digest lies.
+    pub(crate) fn holds(
+        &self,
+        tensor: &str,
+        part: Option<&TensorPart>,
+        digest: Digest,
+    ) -> Option<Reference> {
+        let held = self.find(tensor, part).filter(|held| held.digest == digest)?;
+        Some(Reference { file: held.file.clone(), offset: held.offset })
+    }
+
+    fn find(&self, tensor: &str, part: Option<&TensorPart>) -> Option<&Stored> {
+        self.0.get(&(tensor.to_owned(), part.cloned()))
+    }
+}
+
+fn name(tensor: &TensorEntry) -> Name {
+    (tensor.name.clone(), tensor.part.clone())
+}
+
+fn stored(record: &RankRecord, tensor: &TensorEntry, changed: bool) -> Stored {
+    let own = || EarlierFile {
+        step: record.step,
+        rank: record.rank,
+        digest: record.file.digest,
+        bytes: record.file.bytes,
+    };
+    let file = record.earlier_file(tensor).cloned().unwrap_or_else(own);
+    let TensorEntry { digest, bytes, offset, .. } = *tensor;
+    Stored { digest, bytes, offset, file, changed }
+}
+
+/// The files that are worth referring to, of those that `found` would refer to for so many bytes.
+pub(crate) fn worth_keeping(found: &[(Reference, u64)]) -> Vec<EarlierFile> {
+    let mut of_use: BTreeMap<&EarlierFile, u64> = BTreeMap::new();
+    for (reference, bytes) in found {
+        *of_use.entry(&reference.file).or_default() += bytes;
+    }
+    let mut kept: Vec<_> =
+        of_use.into_iter().filter(|(file, bytes)| bytes.saturating_mul(2) >= file.bytes).collect();
+    kept.sort_by_key(|&(file, bytes)| (std::cmp::Reverse(bytes), file));
+    kept.truncate(FILES_MAX);
+    let mut kept: Vec<_> = kept.into_iter().map(|(file, _)| file.clone()).collect();
+    kept.sort();
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(step: u64, bytes: u64) -> EarlierFile {
+        EarlierFile { step, rank: 0, digest: Digest::of(&step.to_le_bytes()), bytes }
+    }
+
+    fn reference(file: &EarlierFile) -> Reference {
+        Reference { file: file.clone(), offset: 64 }
+    }
+
+    #[test]
+    fn a_file_of_which_less_than_half_is_of_use_is_let_go() {
+        let (old, new) = (file(1, 1000), file(2, 1001));
+        let found = [(reference(&old), 300), (reference(&new), 500), (reference(&old), 200)];
+        assert_eq!(worth_keeping(&found), [old]);
+    }
+
+    #[test]
+    fn the_most_useful_files_are_referred_to_and_no_more_than_the_limit() {
+        let files: Vec<_> = (1..=40).map(|step| file(step, step)).collect();
+        let found: Vec<_> = files.iter().map(|one| (reference(one), one.bytes)).collect();
+        assert_eq!(worth_keeping(&found), files[40 - FILES_MAX..]);
+    }
+}
