@@ -67,7 +67,12 @@ class Saves:
             held.append(memory)
             given.append((*leaf.described(), address, leaf.bytes))
         with self._lock:
-            self._native.save(step, given, json.dumps({"version": VERSION, **metadata}))
+            try:
+                self._native.save(step, given, json.dumps({"version": VERSION, **metadata}))
+            except Error as error:
+                # It may be that of a save before, which is told once.
+                self._lose(error)
+                raise
             self._awaited.add(step)
             self._committed.discard(step)
             self._lost.pop(step, None)
@@ -85,7 +90,8 @@ class Saves:
 
     def _is_committed(self, step: int) -> bool:
         with self._lock:
-            self._look()
+            if step in self._awaited:
+                self._look()
             if step in self._lost:
                 raise self._lost.pop(step)
             is_committed = step in self._committed
@@ -95,16 +101,21 @@ class Saves:
     def _look(self) -> bool:
         """Notes what the engine says; returns whether it said that something went wrong."""
         try:
-            reports = json.loads(self._native.finished())
+            self._note(self._native.finished())
         except Error as error:
-            # Which save it was about, only its words say: nobody waits for one that never comes.
-            self._lost |= dict.fromkeys(self._awaited, error)
-            self._awaited.clear()
+            self._lose(error)
             return True
-        steps = {report["step"] for report in reports}
+        return False
+
+    def _note(self, reports: str) -> None:
+        steps = {report["step"] for report in json.loads(reports)}
         self._committed |= steps & self._awaited
         self._awaited -= steps
-        return False
+
+    def _lose(self, error: Error) -> None:
+        # Which save it was about, only its words say: nobody waits for one that never comes.
+        self._lost |= dict.fromkeys(self._awaited, error)
+        self._awaited.clear()
 
     def forget_failures(self) -> None:
         """Lets go of what is left of failed saves, whose callers were told: the next begins anew."""
@@ -115,10 +126,16 @@ class Saves:
 
     def close(self) -> None:
         """Waits until every save is durable, and raises what went wrong. Closing twice is no error."""
-        if self._ending.alive:
-            self._native.wait()
-            self._ending.detach()
-            self._native.close()
+        if not self._ending.alive:
+            return
+        with self._lock:
+            try:
+                self._note(self._native.wait())
+            except Error as error:
+                self._lose(error)
+                raise
+        self._ending.detach()
+        self._native.close()
 
     def abandon(self) -> None:
         """Closes it where something else went wrong, which the caller raises."""
