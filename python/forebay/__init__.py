@@ -16,8 +16,9 @@ world size goes on with the same samples.
 :class:`Checkpointer` saves weights, optimizer, random state and the feed's position together, with
 hardly a pause, and gives them back to any number of ranks.
 
-``forebay.torch`` has what PyTorch, Lightning and Hugging Face take as a data loader. ``forebay.jax``
-and ``forebay.transformers`` need their packages; this one needs numpy alone.
+``forebay.torch`` has what PyTorch, Lightning and Hugging Face take as a data loader; ``forebay.dcp``,
+``forebay.lightning`` and ``forebay.transformers`` have what they take to keep checkpoints. These and
+``forebay.jax`` need their packages; this one needs numpy alone.
 
 - **Memory.** Batches lie in the engine's own memory, without a copy, until their last array dies.
   ``buffer_bytes`` bounds those that are assembled ahead; those you keep are yours.

@@ -23,14 +23,13 @@ from ._overlap import Overlap
 from ._random import RandomState
 from ._restore import Reader, compare, give_back, templates
 from ._share import Shares
+from ._stored import VERSION, read_metadata, read_state
 from ._tensors import Leaves
 from ._tree import encode, has_state, is_tensor, show
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-#: The version of what is stored beside the tensors.
-VERSION = 1
 _NOTHING, _SAVE, _STOP = 0, 1, 2
 
 
@@ -161,7 +160,7 @@ class Checkpointer:
             dataset=_dataset(self._state),
         )
         # A script that ends without `close` still waits for what it saved.
-        self._ending = weakref.finalize(self, _settle, self._native)
+        self._ending = weakref.finalize(self, settle, self._native)
         self._overlap = Overlap(self._state, overlap)
         self._saved_at = time.monotonic()
         self._saved_step: int | None = None
@@ -190,20 +189,20 @@ class Checkpointer:
         assert checkpoint is not None, "a step that was asked for is there or raises"
         world_size = checkpoint.world_size()
         theirs = self._group.rank if self._group.world_size == world_size else 0
-        stored = _read_metadata(checkpoint.metadata(theirs), self.run, chosen)
+        stored = read_state(checkpoint, self.run, theirs)
         reader = Reader(checkpoint)
         # One object after the other, so that no more than one is in memory twice.
         for name, target in self._state.items():
-            if name not in stored["state"]:
+            if name not in stored:
                 raise InvalidError(
                     f"step {chosen} of run {self.run} has no state called {name!r}; it has "
-                    f"{', '.join(sorted(stored['state']))}"
+                    f"{', '.join(sorted(stored))}"
                 )
             target = _unwrapped(target)
-            value = reader.read(stored["state"][name], templates(target))
+            value = reader.read(stored[name], templates(target))
             self._give_back(name, target, value, strict)
         if self._random is not None and self._group.rank < world_size:
-            own = _read_metadata(checkpoint.metadata(self._group.rank), self.run, chosen)
+            own = read_metadata(checkpoint.metadata(self._group.rank), self.run, chosen)
             if own.get("random") is not None:
                 self._random.load_state_dict(reader.read(own["random"]))
         self._native.go_on_from(checkpoint)
@@ -396,7 +395,7 @@ def load_checkpoint(
     checkpoint = engine.checkpoint(run, step)
     if checkpoint is None:
         raise NotFoundError(f"run {run} has no committed checkpoint")
-    stored = _read_metadata(checkpoint.metadata(0), run, checkpoint.step())["state"]
+    stored = read_state(checkpoint, run)
     unknown = [name for name in names or () if name not in stored]
     if unknown:
         raise NotFoundError(
@@ -407,7 +406,8 @@ def load_checkpoint(
     return {name: reader.read(stored[name]) for name in names or stored}
 
 
-def _settle(native: _forebay.Checkpointer) -> None:
+def settle(native: _forebay.Checkpointer) -> None:
+    """Waits for what was saved when nobody is there any more to be told what went wrong."""
     try:
         native.wait()
     except Exception as error:
@@ -463,23 +463,6 @@ def _number(name: str, value: Any) -> Any:
     if isinstance(value, float):
         return value if value - value == 0 else str(value)
     raise InvalidError(f"metric {name!r} is a {type(value).__name__}; give a number")
-
-
-def _read_metadata(text: str, run: str, step: int) -> dict[str, Any]:
-    found = json.loads(text)
-    version = found.get("version") if isinstance(found, dict) else None
-    if version == VERSION:
-        return dict(found)
-    if isinstance(version, int) and version > VERSION:
-        from ._errors import NewerFormatError
-
-        raise NewerFormatError(
-            f"step {step} of run {run} was written by a newer Forebay (version {version}): upgrade it"
-        )
-    raise InvalidError(
-        f"step {step} of run {run} was not written by forebay.Checkpointer; `forebay checkpoint "
-        "restore` writes its tensors as safetensors"
-    )
 
 
 class _Signals:

@@ -39,6 +39,8 @@ class Reader:
 
         value = decode(tree, make, path)
         self._checkpoint.read(list(wanted.values()))
+        for target, source in later:
+            target.copy_(source)
         return value
 
     def _make(
@@ -58,22 +60,55 @@ class Reader:
             like = None
         box = Box(whole, None, whole) if like is None else box_of(like, path)
         local, address = empty(tag, dtype, box.shape)
-        start, stored_shape = stored_box(parts, box.start or (0,) * len(whole), box.shape)
-        size = int(local.nbytes)
-        if size:
-            wanted[f"{name} {address}"] = (name, start, stored_shape, address, size)
+        start = box.start or (0,) * len(whole)
+        for stored, part_start, part_shape in _parts(tag, name, start, box.shape):
+            into = local
+            if part_shape != box.shape:
+                into, address = empty(tag, dtype, part_shape)
+                later.append((_cut(local, start, part_start, part_shape), into))
+            if into.nbytes:
+                region = stored_box(parts, part_start, part_shape)
+                wanted[f"{stored} {address}"] = (stored, *region, address, int(into.nbytes))
         if like is None:
             return local
         from torch.distributed.tensor import DTensor
 
+        placed = local
+        if like.device != local.device:
+            # What is read comes into `local`, and only then goes there.
+            placed = local.new_empty(local.shape, device=like.device)
+            later.append((placed, local))
         return DTensor.from_local(
-            local.to(like.device),
+            placed,
             like.device_mesh,
             like.placements,
             run_check=False,
             shape=like.shape,
             stride=like.stride(),
         )
+
+
+def _parts(
+    tag: Json, name: str, start: tuple[int, ...], shape: tuple[int, ...]
+) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    """The stored tensors that a box is read from, and the part of it that each has."""
+    if "boxes" not in tag:
+        return [(name, start, shape)]
+    found = []
+    for stored, other, sides in tag["boxes"]:
+        low = tuple(map(max, zip(start, other)))
+        high = tuple(min(a + b, c + d) for a, b, c, d in zip(start, shape, other, sides))
+        if all(a < b for a, b in zip(low, high)):
+            found.append((stored, low, tuple(b - a for a, b in zip(low, high))))
+    return found
+
+
+def _cut(
+    whole: Any, start: tuple[int, ...], part_start: tuple[int, ...], part_shape: tuple[int, ...]
+) -> Any:
+    """The part of a box, as a view."""
+    lows = [low - origin for low, origin in zip(part_start, start)]
+    return whole[tuple(slice(low, low + side) for low, side in zip(lows, part_shape))]
 
 
 def templates(value: Any) -> Template:

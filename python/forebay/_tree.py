@@ -86,14 +86,15 @@ def _encode_mapping(value: Mapping[Any, Any], path: Path, sink: Sink) -> Json:
     # JSON's objects are sorted when they are stored; a dict's order is kept where it is another.
     if texts and keys == sorted(keys):
         return dict(items)
-    return {"$items": [[_encode_key(key, path), one] for key, one in items]}
+    return {"$items": [[encode_key(key, path), one] for key, one in items]}
 
 
-def _encode_key(key: Any, path: Path) -> Json:
+def encode_key(key: Any, path: Path) -> Json:
+    """A key of a dict as JSON."""
     if type(key) in (str, bool, type(None)) or (type(key) is int and abs(key) < _INT_MAX):
         return key
     if type(key) is tuple:
-        return {"$tuple": [_encode_key(one, path) for one in key]}
+        return {"$tuple": [encode_key(one, path) for one in key]}
     raise InvalidError(
         f"{show(path)} has a key that cannot be stored: {key!r} is a {type(key).__name__}; "
         "texts, numbers and tuples of them can be"
@@ -125,7 +126,7 @@ def decode(tree: Json, make: Callable[[dict[str, Any], Path], Any], path: Path =
     if tag in ("$tensor", "$array"):
         return make(tree, path)
     if tag == "$items":
-        keys = [_decode_key(key) for key, _ in held]
+        keys = [decode_key(key) for key, _ in held]
         return {key: decode(one, make, (*path, key)) for key, (_, one) in zip(keys, held)}
     if tag == "$tuple":
         return tuple(decode(one, make, (*path, index)) for index, one in enumerate(held))
@@ -146,8 +147,9 @@ def decode(tree: Json, make: Callable[[dict[str, Any], Path], Any], path: Path =
     raise CorruptError(f"{show(path)}: nothing is known of values called {tag!r}")
 
 
-def _decode_key(key: Json) -> Any:
-    return tuple(_decode_key(one) for one in key["$tuple"]) if isinstance(key, dict) else key
+def decode_key(key: Json) -> Any:
+    """A key of a dict from JSON."""
+    return tuple(decode_key(one) for one in key["$tuple"]) if isinstance(key, dict) else key
 
 
 def torch_dtype(name: str) -> Any:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from forebay.torch import DataLoader
-from forebay.transformers import FeedCallback
+from forebay.transformers import CheckpointCallback, FeedCallback
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
 
@@ -38,7 +38,10 @@ def loader(lake: Path, local: Path) -> Any:
 class Recording(Trainer):
     """A trainer with a loader of its own, which notes the samples of each step."""
 
-    def __init__(self, loader: DataLoader, folder: Path, **options: Any) -> None:
+    def __init__(
+        self, loader: DataLoader, folder: Path, callback: Any = None, **options: Any
+    ) -> None:
+        examples = [{"input_ids": torch.arange(32), "labels": torch.arange(32)}] * 4
         sizes = {"n_positions": 32, "n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": 300}
         arguments = TrainingArguments(
             output_dir=str(folder),
@@ -52,11 +55,14 @@ class Recording(Trainer):
         )
         self.loader = loader
         self.seen: list[list[str]] = []
+        self.losses: list[str] = []
+        torch.manual_seed(1)
         super().__init__(
             GPT2LMHeadModel(GPT2Config(**sizes)),
             arguments,
             train_dataset=loader.dataset,
-            callbacks=[FeedCallback(loader)],
+            eval_dataset=examples,
+            callbacks=[callback or FeedCallback(loader)],
         )
 
     def get_train_dataloader(self) -> Any:
@@ -64,7 +70,9 @@ class Recording(Trainer):
 
     def training_step(self, model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
         self.seen.append(forebay.sample_ids(inputs.pop("__id__")))
-        return super().training_step(model, inputs, *rest, **named)
+        loss = super().training_step(model, inputs, *rest, **named)
+        self.losses.append(loss.item().hex())
+        return loss
 
 
 def test_a_trainer_resumes_sample_exactly(loader: Any, tmp_path: Path) -> None:
@@ -115,3 +123,88 @@ def test_accelerate_prepares_it_as_it_is(loader: Any) -> None:
         optimizer.zero_grad()
         seen += forebay.sample_ids(batch["__id__"])
     assert len(seen) == len(set(seen)) == len(data) * 32
+
+
+@pytest.fixture
+def callback(tmp_path: Path, local: Path) -> Any:
+    (tmp_path / "checkpoints").mkdir()
+
+    def callback(loader: DataLoader) -> CheckpointCallback:
+        return CheckpointCallback(tmp_path / "checkpoints", "run", loader=loader, local=local)
+
+    return callback
+
+
+class KilledError(Exception):
+    pass
+
+
+def killed_after(steps: int) -> Any:
+    from transformers import TrainerCallback
+
+    class Kill(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == steps:
+                raise KilledError
+
+    return Kill
+
+
+def test_a_training_that_is_kept_in_a_run_goes_on_bit_for_bit(
+    loader: Any, callback: Any, tmp_path: Path
+) -> None:
+    # Evaluation draws random numbers, which dropout goes on from.
+    options: dict[str, Any] = {
+        "eval_strategy": "steps", "eval_steps": 4, "logging_steps": 3, "lr_scheduler_type": "cosine",
+    }  # fmt: skip
+
+    def trainer(folder: str, **more: Any) -> Recording:
+        return Recording(loader(), tmp_path / folder, **options, **more)
+
+    whole = trainer("whole", save_strategy="no")
+    whole.train()
+    epoch = len(whole.loader)
+    kept, done = tmp_path / "kept", 0
+    # Saved every 4 steps; killed in the first epoch, in the second, and never.
+    for steps in (5, epoch + 3, None):
+        part = trainer("kept", save_steps=4)
+        part.remove_callback(FeedCallback)
+        checkpoints = callback(part.loader)
+        part.add_callback(checkpoints)
+        found = checkpoints.fetch(kept)
+        assert found == (str(kept / "forebay" / f"checkpoint-{done}") if done else None)
+        if steps is None:
+            part.train(resume_from_checkpoint=found)
+        else:
+            part.add_callback(killed_after(steps))
+            with pytest.raises(KilledError):
+                part.train(resume_from_checkpoint=found)
+        assert part.losses == whole.losses[done : steps or len(whole.losses)]
+        assert part.seen == whole.seen[done : steps or len(whole.seen)]
+        done = (steps or 0) // 4 * 4
+        # A killed process would leave this to the next; this one lives on.
+        checkpoints.on_train_end(None, None, None)
+    assert not [path for path in kept.rglob("*") if path.suffix in (".bin", ".pt", ".pth")]
+    stored = forebay.load_checkpoint(tmp_path / "checkpoints", "run", local=tmp_path / "local")
+    assert stored["trainer"]["state"]["global_step"] == len(whole.losses)
+
+
+def test_a_run_with_steps_is_not_begun_anew_by_mistake(loader: Any, callback: Any, tmp_path: Path) -> None:
+    for again in (False, True):
+        data = loader()
+        part = Recording(data, tmp_path / "kept", callback(data), save_steps=2, max_steps=2)
+        if again:
+            with pytest.raises(forebay.RefusedError, match="run run has step 2"):
+                part.train()
+        else:
+            part.train()
+
+
+def test_saving_the_best_is_refused(loader: Any, callback: Any, tmp_path: Path) -> None:
+    data = loader()
+    part = Recording(
+        data, tmp_path / "kept", callback(data), save_strategy="best", metric_for_best_model="loss",
+        eval_strategy="steps", eval_steps=2,
+    )  # fmt: skip
+    with pytest.raises(forebay.InvalidError, match="cannot be kept by a callback"):
+        part.train()
