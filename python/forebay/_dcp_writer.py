@@ -81,6 +81,9 @@ class StorageWriter(TorchStorageWriter):
         self._step: int | None = None
         # Every rank has finished what it found staged: whoever looks now finds the same newest step.
         self._group.gather(b"")
+        if self._group.rank == 0:
+            self._saves.claim()
+        self._group.gather(b"")
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str] | int) -> bool:

@@ -59,6 +59,13 @@ class Saves:
         self._committed: set[int] = set()
         self._lost: dict[int, Error] = {}
 
+    def claim(self) -> None:
+        """Becomes the writer of the run: whoever wrote it before is told, and commits no more.
+
+        What a killed run left must have been finished on all nodes.
+        """
+        self._native.claim()
+
     def capture(self, step: int, leaves: Iterable[Leaf], metadata: dict[str, Any]) -> None:
         """Takes the state after so many steps; it may change when this returns."""
         held, given = [], []

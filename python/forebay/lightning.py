@@ -187,6 +187,7 @@ class CheckpointIO(LightningCheckpointIO):
             self._saves = Saves(
                 self._lake, self.run, Alone(), self._local, self._local_budget, self._settings
             )
+            self._saves.claim()
         return self._saves
 
     def _later(self, work: Any, *arguments: Any) -> None:
