@@ -30,6 +30,7 @@ and ``forebay.transformers`` need their packages; this one needs numpy alone.
 
 from ._batches import Batch, Ragged, Transform, sample_ids
 from ._checkpointer import Checkpointer, Saved, load_checkpoint
+from ._convert import Imported, export_checkpoint, import_checkpoint
 from ._errors import (
     ConflictError,
     CorruptError,
@@ -59,6 +60,7 @@ __all__ = [
     "Error",
     "Feed",
     "FullError",
+    "Imported",
     "Indexed",
     "InternalError",
     "InvalidError",
@@ -77,7 +79,9 @@ __all__ = [
     "Transform",
     "UnavailableError",
     "__version__",
+    "export_checkpoint",
     "feed",
+    "import_checkpoint",
     "index",
     "load_checkpoint",
     "prepare",

@@ -135,7 +135,11 @@ class Checkpointer:
         self._group: Group = find_group()
         self._shares = Shares(self._group)
         self._engine = open_engine(lake, local, local_budget)
-        settings = {"keep_last": keep_last, "keep_every": keep_every, "threads": threads}
+        settings: dict[str, Any] = {
+            "keep_last": keep_last,
+            "keep_every": keep_every,
+            "threads": threads,
+        }
         self._native = self._engine.checkpointer(
             run=run,
             rank=self._group.rank,
@@ -156,7 +160,8 @@ class Checkpointer:
 
         Every tensor is verified before it is given to anybody. All ranks call it; rank 0 chooses the
         step. With ``strict`` a model that does not fit is refused, naming every difference; without,
-        ``load_state_dict`` gets what both have, and a warning says what is left out.
+        ``load_state_dict`` gets what both have, what the checkpoint has no state for stays as it is,
+        and a warning says what is left out.
 
         Raises
         ------
@@ -177,10 +182,14 @@ class Checkpointer:
         # One object after the other, so that no more than one is in memory twice.
         for name, target in self._state.items():
             if name not in stored["state"]:
-                raise InvalidError(
+                said = (
                     f"step {chosen} of run {self.run} has no state called {name!r}; it has "
                     f"{', '.join(sorted(stored['state']))}"
                 )
+                if strict:
+                    raise InvalidError(said)
+                warnings.warn(f"{said}: {name!r} stays as it is", stacklevel=2)
+                continue
             target = _unwrapped(target)
             value = reader.read(stored["state"][name], templates(target))
             self._give_back(name, target, value, strict)
@@ -401,10 +410,15 @@ def _unwrapped(value: Any) -> Any:
             return value
 
 
+def check_name(name: Any) -> None:
+    """Refuses what no state can be called."""
+    if not isinstance(name, str) or not name or name.startswith("$"):
+        raise InvalidError(f"state has the key {name!r}; names are texts, and none starts with $")
+
+
 def _check_restorable(state: Mapping[str, Any]) -> None:
     for name, value in state.items():
-        if not isinstance(name, str) or not name or name.startswith("$"):
-            raise InvalidError(f"state has the key {name!r}; names are texts, and none starts with $")
+        check_name(name)
         if not (has_state(value) or isinstance(value, (dict, list)) or is_tensor(value)):
             raise InvalidError(
                 f"{show((name,))} is a {type(value).__name__}, which cannot be given back in place: "

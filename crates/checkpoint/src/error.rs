@@ -1,6 +1,9 @@
 //! What can go wrong with a checkpoint.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use forebay_format::v1::checkpoint::TensorPart;
 use forebay_types::{ErrorKind, Name};
@@ -182,6 +185,14 @@ pub enum Error {
         #[source]
         source: Box<Error>,
     },
+    /// Files that are not what an import takes, or an export that asks for what cannot be.
+    #[error("{}: {what}", path.display())]
+    Source {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why not.
+        what: String,
+    },
     /// A directory that must not be written over.
     #[error("{} is not empty; name a directory that is, or that does not exist", path.display())]
     NotEmpty {
@@ -196,6 +207,9 @@ pub enum Error {
         /// The step.
         step: u64,
     },
+    /// The work was stopped from outside.
+    #[error(transparent)]
+    Cancelled(#[from] forebay_runtime::Cancelled),
     /// A background thread ended by a panic.
     #[error("a background thread of the checkpointer failed")]
     Panicked(#[from] forebay_runtime::Panicked),
@@ -214,6 +228,10 @@ impl Error {
         Self::Object { object: object.to_string(), what: what.to_string() }
     }
 
+    pub(crate) fn source(path: &Path, what: impl ToString) -> Self {
+        Self::Source { path: path.to_owned(), what: what.to_string() }
+    }
+
     /// What the caller should do.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -228,12 +246,14 @@ impl Error {
             | Self::Part { .. }
             | Self::Region { .. }
             | Self::LaunchUnknown { .. }
+            | Self::Source { .. }
             | Self::NotEmpty { .. } => ErrorKind::Invalid,
             Self::Conflict { .. } | Self::RanksDisagree { .. } => ErrorKind::Conflict,
             Self::RanksMissing { .. } => ErrorKind::Unavailable,
             Self::NoStep { .. } | Self::NoCheckpoint { .. } => ErrorKind::NotFound,
             Self::Object { .. } | Self::Damaged { .. } => ErrorKind::Corrupt,
             Self::Newest { .. } => ErrorKind::Refused,
+            Self::Cancelled(_) => ErrorKind::Interrupted,
             Self::Panicked(_) | Self::Stopped => ErrorKind::Internal,
         }
     }

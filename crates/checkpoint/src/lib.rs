@@ -33,6 +33,7 @@
 //! What a lost node left in the lake is removed by retention after [`LEFTOVER_GRACE`], or by
 //! [`sweep`] when somebody knows that nobody writes it any more.
 
+mod adopt;
 mod arena;
 mod boxes;
 mod capture;
@@ -41,6 +42,7 @@ mod committed;
 mod difference;
 mod error;
 mod export;
+mod import;
 mod inspect;
 mod pipeline;
 mod publish;
@@ -50,9 +52,12 @@ mod restore;
 mod restored;
 mod retain;
 mod settings;
+mod shards;
 mod site;
 mod stage;
 mod state;
+mod tree;
+mod weights;
 
 pub use checkpointer::{Capture, Checkpointer};
 pub use committed::{CommittedCheckpoint, Region, StoredTensor};
@@ -60,6 +65,7 @@ pub use difference::{Change, Difference, TensorDifference, diff};
 pub use error::Error;
 pub use export::{Exported, export};
 pub use forebay_format::v1::{checkpoint::TensorPart, tensors::Dtype};
+pub use import::{Imported, Meaning, import};
 pub use inspect::{CheckpointSummary, Shown, Verified, list, show, verify};
 pub use pipeline::{STAGED_MAX, SaveReport};
 pub use recover::{Recovered, Recovery};
@@ -67,4 +73,5 @@ pub use restore::{Part, Which, restore};
 pub use restored::{Restored, TensorView, Tier};
 pub use retain::{LEFTOVER_GRACE, remove, sweep};
 pub use settings::CheckpointSettings;
+pub use shards::{ExportedShards, export_shards};
 pub use state::StateTensor;

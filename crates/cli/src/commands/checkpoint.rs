@@ -1,18 +1,18 @@
-//! `forebay checkpoint list|show|verify|diff|drain|restore|remove|sweep`.
+//! `forebay checkpoint list|show|verify|diff|drain|restore|import|export|remove|sweep`.
 
 use std::time::Duration;
 
 use forebay::{
     CheckpointSettings, CommittedCheckpoint, Part, Rank, Which,
-    checkpoint::{self, Change},
+    checkpoint::{self, Change, Meaning},
 };
 
 use crate::{
     Context, config,
     error::CommandError,
     flags::{
-        CheckpointDiff, CheckpointList, CheckpointOf, CheckpointRemove, CheckpointRestore,
-        CheckpointSweep,
+        CheckpointDiff, CheckpointExport, CheckpointImport, CheckpointList, CheckpointOf,
+        CheckpointRemove, CheckpointRestore, CheckpointSweep,
     },
     printer::{bytes, table},
 };
@@ -162,6 +162,40 @@ pub fn restore(context: &Context<'_>, flags: &CheckpointRestore) -> Result<(), C
         flags.output.display()
     );
     context.printer.result("restored", &restored, &text);
+    Ok(())
+}
+
+pub fn import(context: &Context<'_>, flags: &CheckpointImport) -> Result<(), CommandError> {
+    let lake = config::written_lake(context)?;
+    let CheckpointImport { source, run, step, state } = flags;
+    let meaning = Meaning::State(state.clone());
+    let imported = checkpoint::import(&lake, context.runtime, run, *step, &meaning, source)?;
+    let text = format!(
+        "{} tensors, {} of {} file(s), are state `{state}` of run {run} at step {step}{}",
+        imported.tensors,
+        bytes(imported.bytes),
+        imported.files,
+        if imported.existed { ", as they were before" } else { "" }
+    );
+    context.printer.result("imported", &imported, &text);
+    Ok(())
+}
+
+pub fn export(context: &Context<'_>, flags: &CheckpointExport) -> Result<(), CommandError> {
+    let (lake, _) = config::lake(context)?;
+    let CheckpointExport { of, output, shard_bytes, state, all } = flags;
+    let state = (!all).then_some(&**state);
+    let (run, step) = (&of.run, of.step);
+    let exported = checkpoint::export_shards(&lake, run, step, state, *shard_bytes, output)?;
+    let text = format!(
+        "run {run} at step {}: {} tensors, {} in {} file(s) in {}",
+        exported.step,
+        exported.tensors,
+        bytes(exported.bytes),
+        exported.files.len(),
+        output.display()
+    );
+    context.printer.result("exported", &exported, &text);
     Ok(())
 }
 

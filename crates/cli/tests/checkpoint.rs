@@ -1,0 +1,63 @@
+//! The verbs of `forebay checkpoint`, on a run of the real binary.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+mod support;
+
+use support::Bench;
+
+/// A run of four checkpoints, of which all are kept.
+fn trained() -> Bench {
+    let bench = Bench::new();
+    bench.reconfigure("every_steps = 6", "every_steps = 6\nkeep_last = 0");
+    bench.prepare();
+    bench.ok(&["train", "mine"]);
+    bench
+}
+
+fn steps(bench: &Bench, run: &str) -> Vec<u64> {
+    let listed = bench.ok(&["checkpoint", "list", run, "--json"]);
+    let listed = listed.json("checkpoints")[0].as_array().unwrap().clone();
+    listed.iter().map(|each| each["step"].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn weights_go_out_and_come_in_again() {
+    let bench = trained();
+    let output = bench.path("weights").display().to_string();
+    let said = bench.ok(&[
+        "checkpoint",
+        "export",
+        "mine",
+        "--output",
+        &output,
+        "--shard-bytes",
+        "8KiB",
+        "--json",
+    ]);
+    let exported = &said.json("exported")[0];
+    assert_eq!(exported["step"], 24);
+    let files = exported["files"].as_array().unwrap();
+    assert!(files.len() > 1, "{said:?}", said = said.out);
+    assert_eq!(bench.files("weights").len(), files.len() + 1);
+    let more = ["checkpoint", "import", &output, "--run", "again", "--step", "24"];
+    let said = bench.ok(&[&more[..], &["--json"]].concat());
+    assert_eq!(said.json("imported")[0]["tensors"], exported["tensors"]);
+    assert!(bench.ok(&more).out.contains("as they were before"));
+    bench.ok(&["checkpoint", "verify", "again"]);
+
+    let output = bench.path("weights-again").display().to_string();
+    bench.ok(&["checkpoint", "export", "again", "--output", &output, "--shard-bytes", "8KiB"]);
+    for file in bench.files("weights") {
+        let read = |folder: &str| std::fs::read(bench.path(folder).join(&file)).unwrap();
+        assert!(read("weights") == read("weights-again"), "{file}");
+    }
+    bench.fails(&["checkpoint", "export", "again", "--output", &output], 2, &["is not empty"]);
+    let none = bench.path("none").display().to_string();
+    bench.fails(&["checkpoint", "import", &none, "--run", "x"], 3, &["none"]);
+    bench.fails(
+        &["checkpoint", "import", &bench.source_flag(), "--run", "x"],
+        2,
+        &["holds neither"],
+    );
+}
