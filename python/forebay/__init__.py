@@ -45,6 +45,7 @@ from ._errors import (
     UnavailableError,
 )
 from ._feed import Feed, Stats, feed
+from ._fork import Forked, fork_run
 from ._forebay import VERSION as __version__
 from ._index import Indexed, index
 from ._meter import Meter
@@ -59,6 +60,7 @@ __all__ = [
     "CorruptError",
     "Error",
     "Feed",
+    "Forked",
     "FullError",
     "Imported",
     "Indexed",
@@ -81,6 +83,7 @@ __all__ = [
     "__version__",
     "export_checkpoint",
     "feed",
+    "fork_run",
     "import_checkpoint",
     "index",
     "load_checkpoint",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from . import _forebay
 from ._errors import InvalidError
 from ._feed import LOCAL_BUDGET, Feed, open_engine, parse_dataset
+from ._fork import fork_together
 from ._group import Group, find_group
 from ._interval import Interval, Policy, parse_seconds
 from ._random import RandomState
@@ -92,6 +93,10 @@ class Checkpointer:
     keep_last, keep_every
         The newest so many checkpoints are kept, and those of steps divisible by ``keep_every``; the
         others are removed when a newer one is committed. ``keep_last=0`` keeps all.
+    fork
+        ``(run, step)`` of another run: a run without checkpoints goes on from there, and
+        :meth:`resume` gives that state. Started again it goes on from its own newest; a run that has
+        checkpoints from elsewhere is refused. See :func:`forebay.fork_run`.
     random_state
         Saves and restores each rank's generators (Python, numpy, torch, CUDA). Ranks that did not
         exist when the checkpoint was made keep theirs.
@@ -122,6 +127,7 @@ class Checkpointer:
         mtbf: str | timedelta | float = "24h",
         keep_last: int = 3,
         keep_every: int = 0,
+        fork: tuple[str, int | None] | None = None,
         random_state: bool = True,
         signals: bool = True,
         threads: int = 2,
@@ -135,6 +141,8 @@ class Checkpointer:
         self._group: Group = find_group()
         self._shares = Shares(self._group)
         self._engine = open_engine(lake, local, local_budget)
+        if fork is not None:
+            fork_together(self._group, self._engine, fork, run)
         settings: dict[str, Any] = {
             "keep_last": keep_last,
             "keep_every": keep_every,

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use forebay_format::v1::{
-    checkpoint::TensorPart,
+    checkpoint::{CheckpointReference, TensorPart},
     run::DatasetReference,
     tensors::{self, TensorPlace, TensorPlan},
 };
@@ -21,6 +21,7 @@ pub(crate) struct Facts {
     pub attempt: Nonce,
     pub parent: Option<u64>,
     pub dataset: Option<DatasetReference>,
+    pub forked_from: Option<CheckpointReference>,
     pub captured_unix_ms: u64,
     pub metadata: serde_json::Value,
 }

@@ -146,6 +146,19 @@ pub enum Error {
         /// Those it has.
         known: String,
     },
+    /// A run that cannot be made by forking, because it is there.
+    #[error(
+        "run {fork} cannot be forked from step {step} of run {run}: it has checkpoints that do not \
+         come from there; choose another name"
+    )]
+    ForkTaken {
+        /// The run that was to be made.
+        fork: Name,
+        /// The run that was to be forked.
+        run: Name,
+        /// The step of it.
+        step: u64,
+    },
     /// A run without checkpoints.
     #[error("run {run} has no committed checkpoint; check the name, or train it first")]
     NoCheckpoint {
@@ -248,7 +261,9 @@ impl Error {
             | Self::LaunchUnknown { .. }
             | Self::Source { .. }
             | Self::NotEmpty { .. } => ErrorKind::Invalid,
-            Self::Conflict { .. } | Self::RanksDisagree { .. } => ErrorKind::Conflict,
+            Self::Conflict { .. } | Self::ForkTaken { .. } | Self::RanksDisagree { .. } => {
+                ErrorKind::Conflict
+            }
             Self::RanksMissing { .. } => ErrorKind::Unavailable,
             Self::NoStep { .. } | Self::NoCheckpoint { .. } => ErrorKind::NotFound,
             Self::Object { .. } | Self::Damaged { .. } => ErrorKind::Corrupt,

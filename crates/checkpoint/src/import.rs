@@ -210,6 +210,7 @@ impl<'a> Source<'a> {
             position: Position { step },
             parent: None,
             dataset: None,
+            forked_from: None,
             captured_unix_ms: runtime.now().unix_ms(),
             metadata: self.metadata(),
             file: ObjectEntry { digest: digests.file, bytes: self.plan.file_bytes },

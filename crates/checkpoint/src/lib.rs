@@ -42,6 +42,7 @@ mod committed;
 mod difference;
 mod error;
 mod export;
+mod fork;
 mod import;
 mod inspect;
 mod pipeline;
@@ -64,7 +65,11 @@ pub use committed::{CommittedCheckpoint, Region, StoredTensor};
 pub use difference::{Change, Difference, TensorDifference, diff};
 pub use error::Error;
 pub use export::{Exported, export};
-pub use forebay_format::v1::{checkpoint::TensorPart, tensors::Dtype};
+pub use forebay_format::v1::{
+    checkpoint::{CheckpointReference, TensorPart},
+    tensors::Dtype,
+};
+pub use fork::{Forked, fork, forked_from};
 pub use import::{Imported, Meaning, import};
 pub use inspect::{CheckpointSummary, Shown, Verified, list, show, verify};
 pub use pipeline::{STAGED_MAX, SaveReport};

@@ -214,6 +214,7 @@ fn rank_record(site: &Site, captured: &Captured, file: Digest, digests: &[Digest
         position: facts.position,
         parent: facts.parent,
         dataset: facts.dataset.clone(),
+        forked_from: facts.forked_from.clone(),
         captured_unix_ms: facts.captured_unix_ms,
         file: ObjectEntry { digest: file, bytes: captured.arena.image().len() as u64 },
         tensors: captured.tensors.iter().zip(digests).map(entry).collect(),

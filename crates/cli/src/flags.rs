@@ -202,6 +202,8 @@ pub enum Checkpoint {
     Import(CheckpointImport),
     /// Write a checkpoint's weights as Hugging Face lays them out, in files of bounded size
     Export(CheckpointExport),
+    /// Start a run that goes on from a committed step of another one
+    Fork(CheckpointFork),
     /// Find what saves that were never committed left in the lake, and delete it if told to
     Sweep(CheckpointSweep),
     /// Remove a checkpoint: a damaged one, or one that a run is to be taken back behind
@@ -274,6 +276,22 @@ pub struct CheckpointRestore {
     /// Leave the optimizer's state out
     #[arg(long)]
     pub weights_only: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  forebay checkpoint fork day-1 120 day-1b --store forebay-day/lake"
+)]
+pub struct CheckpointFork {
+    /// The run to go on from
+    #[arg(value_name = "RUN")]
+    pub run: Name,
+    /// Its committed step
+    #[arg(value_name = "STEP")]
+    pub step: u64,
+    /// The new run; must have no checkpoints
+    #[arg(value_name = "NEW_RUN")]
+    pub new_run: Name,
 }
 
 #[derive(Debug, Args)]

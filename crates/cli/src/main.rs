@@ -64,6 +64,7 @@ fn dispatch(context: &Context<'_>, verb: Verb) -> Result<(), CommandError> {
         Verb::Checkpoint(Checkpoint::Export(flags)) => {
             commands::checkpoint::export(context, &flags)
         }
+        Verb::Checkpoint(Checkpoint::Fork(flags)) => commands::checkpoint::fork(context, &flags),
         Verb::Checkpoint(Checkpoint::Verify(flags)) => {
             commands::checkpoint::verify(context, &flags)
         }

@@ -61,3 +61,31 @@ fn weights_go_out_and_come_in_again() {
         &["holds neither"],
     );
 }
+
+#[test]
+fn a_run_is_forked_with_a_range_skipped_and_trained_on() {
+    let bench = trained();
+    bench.fails(&["checkpoint", "fork", "mine", "7", "fork"], 3, &["step 7", "24, 18, 12, 6"]);
+    let said = bench.ok(&["checkpoint", "fork", "mine", "12", "fork", "--json"]);
+    assert_eq!(said.json("forked")[0]["from"]["step"], 12);
+    bench.reconfigure("[feed]", "[feed]\nskip_steps = [[14, 17]]");
+    bench.ok(&["train", "fork"]);
+    assert_eq!(steps(&bench, "fork"), [12, 18, 24]);
+    for step in ["12", "18", "24"] {
+        let shown = bench.ok(&["checkpoint", "show", "fork", "--step", step]);
+        assert!(shown.out.contains("forked from run mine at step 12"), "{}", shown.out);
+    }
+    let samples = |run: &str, step: u64| {
+        let said = bench.ok(&["trace", "--run", run, "--step", &step.to_string(), "--json"]);
+        said.json("trace")[0].clone()
+    };
+    assert_eq!(samples("fork", 13), samples("mine", 13));
+    for step in [14, 20] {
+        assert_eq!(samples("fork", step), samples("mine", step + 3), "three steps are left out");
+    }
+    let record = std::fs::read_to_string(bench.lake("runs/fork/run.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    assert_eq!(record["body"]["parent"], serde_json::json!({ "run": "mine", "step": 12 }));
+    assert!(bench.ok(&["checkpoint", "fork", "mine", "12", "fork"]).out.contains("already"));
+    bench.fails(&["checkpoint", "fork", "mine", "18", "fork"], 6, &["another name"]);
+}

@@ -207,6 +207,27 @@ impl Engine {
         Ok(json!(exported).to_string())
     }
 
+    /// Makes a run that goes on from a committed step of another one; says what came of it, as JSON.
+    #[pyo3(signature = (*, run, step, new_run))]
+    fn fork_run(
+        &self,
+        py: Python<'_>,
+        run: &str,
+        step: Option<u64>,
+        new_run: &str,
+    ) -> PyResult<String> {
+        let engine = self.engine.get(py)?.clone();
+        let runtime = engine.runtime().clone();
+        let (run, new_run) = (name(py, run)?, name(py, new_run)?);
+        let work = {
+            let runtime = runtime.clone();
+            move || checkpoint::fork(engine.lake(), &runtime, &run, step, &new_run)
+        };
+        let forked = interruptible(py, &runtime, Leave::Cancel, work)?;
+        let forked = forked.map_err(|error| errors::from_engine(py, &error.into()))?;
+        Ok(json!(forked).to_string())
+    }
+
     /// Opens a committed checkpoint of a run, the newest without a step; None if there is none.
     #[pyo3(signature = (run, step=None))]
     fn checkpoint(

@@ -1,4 +1,4 @@
-//! `forebay checkpoint list|show|verify|diff|drain|restore|import|export|remove|sweep`.
+//! `forebay checkpoint list|show|verify|diff|drain|restore|import|export|fork|remove|sweep`.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use crate::{
     Context, config,
     error::CommandError,
     flags::{
-        CheckpointDiff, CheckpointExport, CheckpointImport, CheckpointList, CheckpointOf,
-        CheckpointRemove, CheckpointRestore, CheckpointSweep,
+        CheckpointDiff, CheckpointExport, CheckpointFork, CheckpointImport, CheckpointList,
+        CheckpointOf, CheckpointRemove, CheckpointRestore, CheckpointSweep,
     },
     printer::{bytes, table},
 };
@@ -87,11 +87,13 @@ fn describe(opened: &CommittedCheckpoint) -> String {
         commit.position.step
     )];
     let parent = commit.parent.map(|step| format!("went on from step {step}"));
+    let fork = commit.forked_from.as_ref();
+    let fork = fork.map(|from| format!("forked from run {} at step {}", from.run, from.step));
     let dataset =
         commit.dataset.as_ref().map(|one| format!("learns from {}@{}", one.name, one.version));
     let metrics = commit.metadata.get("metrics").and_then(serde_json::Value::as_object);
     let metrics = metrics.into_iter().flatten().map(|(name, value)| format!("{name} {value}"));
-    lines.extend(parent.into_iter().chain(dataset).chain(metrics));
+    lines.extend(parent.into_iter().chain(fork).chain(dataset).chain(metrics));
     lines.push(table(&["tensor", "type", "shape", "size", "parts"], &rows));
     lines.join("\n")
 }
@@ -196,6 +198,20 @@ pub fn export(context: &Context<'_>, flags: &CheckpointExport) -> Result<(), Com
         output.display()
     );
     context.printer.result("exported", &exported, &text);
+    Ok(())
+}
+
+pub fn fork(context: &Context<'_>, flags: &CheckpointFork) -> Result<(), CommandError> {
+    let lake = config::written_lake(context)?;
+    let CheckpointFork { run, step, new_run } = flags;
+    let forked = checkpoint::fork(&lake, context.runtime, run, Some(*step), new_run)?;
+    let text = if forked.existed {
+        format!("run {new_run} goes on from step {step} of run {run} already")
+    } else {
+        let (held, moved) = (bytes(forked.bytes), bytes(forked.moved_bytes));
+        format!("run {new_run} goes on from step {step} of run {run}: {held}, {moved} moved")
+    };
+    context.printer.result("forked", &forked, &text);
     Ok(())
 }
 

@@ -46,6 +46,10 @@ pub struct RankRecord {
     pub parent: Option<u64>,
     /// What the run learns from.
     pub dataset: Option<DatasetReference>,
+    /// The checkpoint of another run that this run went on from, if it was forked: the same in every
+    /// checkpoint of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forked_from: Option<CheckpointReference>,
     /// When the state was captured, in milliseconds since 1970.
     pub captured_unix_ms: u64,
     /// What the trainer stored beside its tensors: schedule, random state, …
@@ -54,6 +58,18 @@ pub struct RankRecord {
     pub file: ObjectEntry,
     /// Its tensors, in the order of their data.
     pub tensors: Vec<TensorEntry>,
+}
+
+/// A committed checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointReference {
+    /// Its run.
+    pub run: Name,
+    /// Its step.
+    pub step: u64,
+    /// The digest of its commit.
+    pub digest: Digest,
 }
 
 /// One tensor of a rank.
@@ -119,6 +135,10 @@ pub struct CommitRecord {
     pub parent: Option<u64>,
     /// What the run learns from.
     pub dataset: Option<DatasetReference>,
+    /// The checkpoint of another run that this run went on from, if it was forked: the same in every
+    /// checkpoint of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forked_from: Option<CheckpointReference>,
     /// When its last rank was captured, in milliseconds since 1970.
     pub created_unix_ms: u64,
     /// The digest of each rank's record, from rank 0 on; their number is the world size.
@@ -140,6 +160,7 @@ impl Record for RankRecord {
             return Err(format!("rank {} of world size {}", self.rank, self.world_size));
         }
         check_parent(self.parent, self.step)?;
+        check_fork(self.forked_from.as_ref(), &self.run, self.step)?;
         let plan = self.plan().map_err(|error| error.to_string())?;
         for ((index, place), (at, tensor)) in
             plan.places.iter().zip(self.tensors.iter().enumerate())
@@ -174,8 +195,9 @@ impl RankRecord {
 
     /// What all ranks of one attempt must agree on.
     fn shared(&self) -> impl PartialEq + use<'_> {
-        let Self { run, step, world_size, attempt, position, parent, dataset, .. } = self;
-        (run, step, world_size, attempt, position, parent, dataset)
+        let Self { run, step, world_size, attempt, position, parent, dataset, forked_from, .. } =
+            self;
+        (run, step, world_size, attempt, position, parent, dataset, forked_from)
     }
 }
 
@@ -185,6 +207,7 @@ impl Record for CommitRecord {
 
     fn check(&self) -> Result<(), String> {
         check_parent(self.parent, self.step)?;
+        check_fork(self.forked_from.as_ref(), &self.run, self.step)?;
         if self.ranks.is_empty() || self.ranks.len() > RANKS_MAX as usize {
             return Err(format!("it names {} ranks", self.ranks.len()));
         }
@@ -215,6 +238,7 @@ impl CommitRecord {
             position: first.position,
             parent: first.parent,
             dataset: first.dataset.clone(),
+            forked_from: first.forked_from.clone(),
             created_unix_ms: records().map(|one| one.captured_unix_ms).max().unwrap_or(0),
             ranks: ranks.iter().map(|(_, digest)| *digest).collect(),
             tensors: records().map(|one| one.tensors.len() as u64).sum(),
@@ -233,6 +257,16 @@ impl CommitRecord {
 fn check_parent(parent: Option<u64>, step: u64) -> Result<(), String> {
     match parent {
         Some(parent) if parent >= step => Err(format!("its parent, {parent}, is no earlier step")),
+        _ => Ok(()),
+    }
+}
+
+fn check_fork(from: Option<&CheckpointReference>, run: &Name, step: u64) -> Result<(), String> {
+    match from {
+        Some(from) if from.run == *run => Err("it was forked from its own run".into()),
+        Some(from) if from.step > step => {
+            Err(format!("it was forked from {}, a later step", from.step))
+        }
         _ => Ok(()),
     }
 }
