@@ -93,6 +93,9 @@ class Checkpointer:
     keep_last, keep_every
         The newest so many checkpoints are kept, and those of steps divisible by ``keep_every``; the
         others are removed when a newer one is committed. ``keep_last=0`` keeps all.
+    keep_best, keep_best_count
+        The checkpoints of the best values of a metric that :meth:`step` was given stay too:
+        ``"loss"`` or ``"loss:min"`` for the lowest, ``"accuracy:max"`` for the highest.
     fork
         ``(run, step)`` of another run: a run without checkpoints goes on from there, and
         :meth:`resume` gives that state. Started again it goes on from its own newest; a run that has
@@ -127,6 +130,8 @@ class Checkpointer:
         mtbf: str | timedelta | float = "24h",
         keep_last: int = 3,
         keep_every: int = 0,
+        keep_best: str | None = None,
+        keep_best_count: int = 1,
         fork: tuple[str, int | None] | None = None,
         random_state: bool = True,
         signals: bool = True,
@@ -148,6 +153,8 @@ class Checkpointer:
             "keep_every": keep_every,
             "threads": threads,
         }
+        if keep_best is not None:
+            settings["keep_best"] = _rule(keep_best, keep_best_count)
         self._native = self._engine.checkpointer(
             run=run,
             rank=self._group.rank,
@@ -442,6 +449,18 @@ def _dataset(state: Mapping[str, Any]) -> tuple[str, int] | None:
         return None
     name, version = parse_dataset(datasets[0])
     return None if version is None else (name, version)
+
+
+def _rule(keep_best: str, count: int) -> dict[str, Any]:
+    metric, _, goal = keep_best.rpartition(":")
+    if goal not in ("min", "max"):
+        metric, goal = keep_best, "min"
+    if not metric or count < 1:
+        raise InvalidError(
+            f"keep_best is {keep_best!r} and keep_best_count {count!r}; write 'loss' or "
+            "'accuracy:max', and a number from 1"
+        )
+    return {"metric": metric, "goal": goal, "count": count}
 
 
 def _number(name: str, value: Any) -> Any:

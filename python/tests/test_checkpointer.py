@@ -338,6 +338,18 @@ def committed(tmp_path: Path, run: str) -> list[int]:
     return sorted(int(commit.parent.name) for commit in commits)
 
 
+def test_the_best_checkpoint_stays(open_checkpointer: Any, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"interval": 1, "keep_last": 1, "keep_best": "accuracy:max"}
+    checkpointer = open_checkpointer({"count": {"x": 1}}, **options)
+    for step, accuracy in enumerate([0.1, 0.9, torch.tensor(0.3), float("nan"), 0.4]):
+        checkpointer.step(step, metrics={"accuracy": accuracy})
+        checkpointer.wait()
+    assert committed(tmp_path, "run") == [2, 5]
+    for wrong in ({"keep_best": ":max"}, {"keep_best": "loss", "keep_best_count": 0}):
+        with pytest.raises(forebay.InvalidError, match="keep_best"):
+            open_checkpointer({"count": {"x": 1}}, **wrong)
+
+
 def test_a_fork_goes_on_without_the_range_that_is_skipped(
     lake: Path, open_feed: OpenFeed, open_checkpointer: Any, tmp_path: Path, local: Path
 ) -> None:

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use forebay::{Name, Split, Version};
+use forebay::{Name, Split, Version, checkpoint::KeepBest};
 
 /// Storage for AI training: one engine for a model's whole day.
 ///
@@ -204,6 +204,8 @@ pub enum Checkpoint {
     Export(CheckpointExport),
     /// Start a run that goes on from a committed step of another one
     Fork(CheckpointFork),
+    /// Keep the newest, every so many and the best checkpoints of a run, and remove the others
+    Retain(CheckpointRetain),
     /// Find what saves that were never committed left in the lake, and delete it if told to
     Sweep(CheckpointSweep),
     /// Remove a checkpoint: a damaged one, or one that a run is to be taken back behind
@@ -292,6 +294,40 @@ pub struct CheckpointFork {
     /// The new run; must have no checkpoints
     #[arg(value_name = "NEW_RUN")]
     pub new_run: Name,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  forebay checkpoint retain day-1 --keep-last 2 --keep-every 1000 --keep-best loss --dry-run"
+)]
+pub struct CheckpointRetain {
+    /// The run
+    #[arg(value_name = "RUN")]
+    pub run: Name,
+    #[command(flatten)]
+    pub keep: Keep,
+    /// How many of the best are kept
+    #[arg(long, value_name = "K", requires = "keep_best", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub keep_best_count: u64,
+    /// Say what would be removed, and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// What is kept: at least one of these is said.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub struct Keep {
+    /// The newest so many; the newest one stays whatever is said
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub keep_last: Option<u64>,
+    /// Those of steps divisible by this
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub keep_every: Option<u64>,
+    /// Those of the best values of a metric that was saved with them: the lowest, or the highest
+    #[arg(long, value_name = "METRIC[:min|max]")]
+    pub keep_best: Option<KeepBest>,
 }
 
 #[derive(Debug, Args)]

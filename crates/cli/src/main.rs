@@ -65,6 +65,9 @@ fn dispatch(context: &Context<'_>, verb: Verb) -> Result<(), CommandError> {
             commands::checkpoint::export(context, &flags)
         }
         Verb::Checkpoint(Checkpoint::Fork(flags)) => commands::checkpoint::fork(context, &flags),
+        Verb::Checkpoint(Checkpoint::Retain(flags)) => {
+            commands::checkpoint::retain(context, &flags)
+        }
         Verb::Checkpoint(Checkpoint::Verify(flags)) => {
             commands::checkpoint::verify(context, &flags)
         }

@@ -89,3 +89,28 @@ fn a_run_is_forked_with_a_range_skipped_and_trained_on() {
     assert!(bench.ok(&["checkpoint", "fork", "mine", "12", "fork"]).out.contains("already"));
     bench.fails(&["checkpoint", "fork", "mine", "18", "fork"], 6, &["another name"]);
 }
+
+#[test]
+fn what_is_not_kept_is_said_before_it_is_removed() {
+    let bench = trained();
+    let policy = ["--keep-last", "1", "--keep-every", "12", "--keep-best", "loss"];
+    let retain = [&["checkpoint", "retain", "mine"], &policy[..]].concat();
+    let dry = bench.ok(&[&retain[..], &["--dry-run"]].concat());
+    assert_eq!(steps(&bench, "mine"), [6, 12, 18, 24]);
+    assert!(dry.out.contains("kept: newest"), "{}", dry.out);
+    let said = bench.ok(&[&retain[..], &["--json"]].concat());
+    let planned = said.json("retention")[0]["steps"].as_array().unwrap().clone();
+    let kept: Vec<_> = planned
+        .iter()
+        .filter(|step| !step["kept"].as_array().unwrap().is_empty())
+        .map(|step| step["step"].as_u64().unwrap())
+        .collect();
+    assert_eq!(steps(&bench, "mine"), kept);
+    let lowest = planned
+        .iter()
+        .min_by(|a, b| a["value"].as_f64().unwrap().total_cmp(&b["value"].as_f64().unwrap()));
+    assert!(kept.contains(&lowest.unwrap()["step"].as_u64().unwrap()));
+    assert!(kept.contains(&12) && kept.contains(&24) && kept.len() < 4, "{kept:?}");
+    bench.fails(&["checkpoint", "retain", "mine"], 2, &["--keep-last"]);
+    bench.fails(&["checkpoint", "retain", "nobody", "--keep-last", "1"], 3, &["nobody"]);
+}

@@ -1,10 +1,10 @@
-//! `forebay checkpoint list|show|verify|diff|drain|restore|import|export|fork|remove|sweep`.
+//! `forebay checkpoint list|show|verify|diff|drain|restore|import|export|fork|retain|remove|sweep`.
 
 use std::time::Duration;
 
 use forebay::{
     CheckpointSettings, CommittedCheckpoint, Part, Rank, Which,
-    checkpoint::{self, Change, Meaning},
+    checkpoint::{self, Change, KeepBest, KeepPolicy, Kept, Meaning, Retention},
 };
 
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     error::CommandError,
     flags::{
         CheckpointDiff, CheckpointExport, CheckpointFork, CheckpointImport, CheckpointList,
-        CheckpointOf, CheckpointRemove, CheckpointRestore, CheckpointSweep,
+        CheckpointOf, CheckpointRemove, CheckpointRestore, CheckpointRetain, CheckpointSweep,
     },
     printer::{bytes, table},
 };
@@ -213,6 +213,47 @@ pub fn fork(context: &Context<'_>, flags: &CheckpointFork) -> Result<(), Command
     };
     context.printer.result("forked", &forked, &text);
     Ok(())
+}
+
+pub fn retain(context: &Context<'_>, flags: &CheckpointRetain) -> Result<(), CommandError> {
+    let lake = config::written_lake(context)?;
+    let count = flags.keep_best_count;
+    let policy = KeepPolicy {
+        keep_last: flags.keep.keep_last.unwrap_or(1),
+        keep_every: flags.keep.keep_every.unwrap_or(0),
+        keep_best: flags.keep.keep_best.clone().map(|rule| KeepBest { count, ..rule }),
+    };
+    let retention = Retention::plan(&lake, &flags.run, &policy)?;
+    if retention.steps.is_empty() {
+        forebay::run_record(&lake, &flags.run)?;
+    }
+    // Said before anything is removed.
+    context.printer.result("retention", &retention, &say_retention(&retention));
+    if !flags.dry_run {
+        retention.remove(&lake)?;
+        let removed: Vec<u64> = retention.surplus().collect();
+        context.printer.result("removed", &removed, &format!("{} removed", removed.len()));
+    }
+    Ok(())
+}
+
+fn say_retention(retention: &Retention) -> String {
+    let why = |kept: &Kept| match kept {
+        Kept::Last => "newest",
+        Kept::Every => "every",
+        Kept::Best => "best",
+    };
+    let rows: Vec<_> = retention
+        .steps
+        .iter()
+        .map(|step| {
+            let kept = step.kept.iter().map(why).collect::<Vec<_>>().join(", ");
+            let what = if kept.is_empty() { "removed".into() } else { format!("kept: {kept}") };
+            let value = step.value.map(|value| value.to_string()).unwrap_or_default();
+            vec![step.step.to_string(), value, what]
+        })
+        .collect();
+    table(&["step", "metric", "what becomes of it"], &rows)
 }
 
 pub fn sweep(context: &Context<'_>, flags: &CheckpointSweep) -> Result<(), CommandError> {
