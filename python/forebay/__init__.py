@@ -31,6 +31,7 @@ hardly a pause, and gives them back to any number of ranks.
 
 from ._batches import Batch, Ragged, Transform, sample_ids
 from ._checkpointer import Checkpointer, Saved, load_checkpoint
+from ._convert import Imported, export_checkpoint, import_checkpoint
 from ._errors import (
     ConflictError,
     CorruptError,
@@ -45,6 +46,7 @@ from ._errors import (
     UnavailableError,
 )
 from ._feed import Feed, Stats, feed
+from ._fork import Forked, fork_run
 from ._forebay import VERSION as __version__
 from ._index import Indexed, index
 from ._meter import Meter
@@ -59,7 +61,9 @@ __all__ = [
     "CorruptError",
     "Error",
     "Feed",
+    "Forked",
     "FullError",
+    "Imported",
     "Indexed",
     "InternalError",
     "InvalidError",
@@ -78,7 +82,10 @@ __all__ = [
     "Transform",
     "UnavailableError",
     "__version__",
+    "export_checkpoint",
     "feed",
+    "fork_run",
+    "import_checkpoint",
     "index",
     "load_checkpoint",
     "prepare",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from . import _forebay
 from ._errors import InvalidError
 from ._feed import LOCAL_BUDGET, Feed, open_engine, parse_dataset
+from ._fork import fork_together
 from ._group import Group, find_group
 from ._interval import Interval, Policy, parse_seconds
 from ._overlap import Overlap
@@ -92,6 +93,13 @@ class Checkpointer:
     keep_last, keep_every
         The newest so many checkpoints are kept, and those of steps divisible by ``keep_every``; the
         others are removed when a newer one is committed. ``keep_last=0`` keeps all.
+    keep_best, keep_best_count
+        The checkpoints of the best values of a metric that :meth:`step` was given stay too:
+        ``"loss"`` or ``"loss:min"`` for the lowest, ``"accuracy:max"`` for the highest.
+    fork
+        ``(run, step)`` of another run: a run without checkpoints goes on from there, and
+        :meth:`resume` gives that state. Started again it goes on from its own newest; a run that has
+        checkpoints from elsewhere is refused. See :func:`forebay.fork_run`.
     incremental
         A tensor that did not change since the save before is not written again but referred to where
         it lies, in an earlier step's file. Such a file stays for as long as a checkpoint needs it,
@@ -130,6 +138,9 @@ class Checkpointer:
         mtbf: str | timedelta | float = "24h",
         keep_last: int = 3,
         keep_every: int = 0,
+        keep_best: str | None = None,
+        keep_best_count: int = 1,
+        fork: tuple[str, int | None] | None = None,
         incremental: bool = True,
         overlap: bool = True,
         random_state: bool = True,
@@ -145,12 +156,16 @@ class Checkpointer:
         self._group: Group = find_group()
         self._shares = Shares(self._group)
         self._engine = open_engine(lake, local, local_budget)
-        settings = {
+        if fork is not None:
+            fork_together(self._group, self._engine, fork, run)
+        settings: dict[str, Any] = {
             "keep_last": keep_last,
             "keep_every": keep_every,
             "incremental": incremental,
             "threads": threads,
         }
+        if keep_best is not None:
+            settings["keep_best"] = _rule(keep_best, keep_best_count)
         self._native = self._engine.checkpointer(
             run=run,
             rank=self._group.rank,
@@ -172,7 +187,8 @@ class Checkpointer:
 
         Every tensor is verified before it is given to anybody. All ranks call it; rank 0 chooses the
         step. With ``strict`` a model that does not fit is refused, naming every difference; without,
-        ``load_state_dict`` gets what both have, and a warning says what is left out.
+        ``load_state_dict`` gets what both have, what the checkpoint has no state for stays as it is,
+        and a warning says what is left out.
 
         Raises
         ------
@@ -194,10 +210,14 @@ class Checkpointer:
         # One object after the other, so that no more than one is in memory twice.
         for name, target in self._state.items():
             if name not in stored:
-                raise InvalidError(
+                said = (
                     f"step {chosen} of run {self.run} has no state called {name!r}; it has "
                     f"{', '.join(sorted(stored))}"
                 )
+                if strict:
+                    raise InvalidError(said)
+                warnings.warn(f"{said}: {name!r} stays as it is", stacklevel=2)
+                continue
             target = _unwrapped(target)
             value = reader.read(stored[name], templates(target))
             self._give_back(name, target, value, strict)
@@ -434,10 +454,15 @@ def _unwrapped(value: Any) -> Any:
             return value
 
 
+def check_name(name: Any) -> None:
+    """Refuses what no state can be called."""
+    if not isinstance(name, str) or not name or name.startswith("$"):
+        raise InvalidError(f"state has the key {name!r}; names are texts, and none starts with $")
+
+
 def _check_restorable(state: Mapping[str, Any]) -> None:
     for name, value in state.items():
-        if not isinstance(name, str) or not name or name.startswith("$"):
-            raise InvalidError(f"state has the key {name!r}; names are texts, and none starts with $")
+        check_name(name)
         if not (has_state(value) or isinstance(value, (dict, list)) or is_tensor(value)):
             raise InvalidError(
                 f"{show((name,))} is a {type(value).__name__}, which cannot be given back in place: "
@@ -453,6 +478,18 @@ def _dataset(state: Mapping[str, Any]) -> tuple[str, int] | None:
         return None
     name, version = parse_dataset(datasets[0])
     return None if version is None else (name, version)
+
+
+def _rule(keep_best: str, count: int) -> dict[str, Any]:
+    metric, _, goal = keep_best.rpartition(":")
+    if goal not in ("min", "max"):
+        metric, goal = keep_best, "min"
+    if not metric or count < 1:
+        raise InvalidError(
+            f"keep_best is {keep_best!r} and keep_best_count {count!r}; write 'loss' or "
+            "'accuracy:max', and a number from 1"
+        )
+    return {"metric": metric, "goal": goal, "count": count}
 
 
 def _number(name: str, value: Any) -> Any:

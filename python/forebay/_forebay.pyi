@@ -47,6 +47,25 @@ class Engine:
         dataset: tuple[str, int] | None,
     ) -> Checkpointer: ...
     def sweep_checkpoints(self, run: str, older_than_seconds: float) -> list[str]: ...
+    def import_checkpoint(
+        self,
+        *,
+        source: str | PathLike[str],
+        run: str,
+        step: int,
+        state: str,
+        metadata: str | None,
+    ) -> str: ...
+    def export_checkpoint(
+        self,
+        *,
+        run: str,
+        step: int | None,
+        state: str | None,
+        shard_bytes: int,
+        output: str | PathLike[str],
+    ) -> str: ...
+    def fork_run(self, *, run: str, step: int | None, new_run: str) -> str: ...
     def checkpoint(self, run: str, step: int | None = None) -> Checkpoint | None: ...
     def prepare(
         self, source: str | PathLike[str], dataset: str, workers: int, recipe: str

@@ -116,7 +116,6 @@ class Leaves:
         if isinstance(value, (np.ndarray, np.generic)):
             return self._put_array(np.asarray(value), path)
         local, box = placed(value, path)
-        form = _form(_type_name(value), path)
         # Of one memory, one copy. What is empty has none.
         where = (
             local.device, local.data_ptr(), local.dtype, local.stride(), box, local.is_conj(), local.is_neg(),
@@ -124,11 +123,17 @@ class Leaves:
         known = self._seen.get(where) if local.numel() else None
         if known is not None:
             return known
+        tree = self.put_tensor(local, path, box)
+        self._seen[where] = tree
+        return tree
+
+    def put_tensor(self, value: Any, path: Path, box: Box) -> dict[str, Any]:
+        """Notes a tensor as it is, whatever its memory; returns what stands for it in the tree."""
+        form = _form(_type_name(value), path)
         tree: dict[str, Any] = {"$tensor": self._name(path)}
         if form.view is not None:
             tree["dtype"] = _type_name(value)
-        self._add(tree["$tensor"], path, form, box, local)
-        self._seen[where] = tree
+        self._add(tree["$tensor"], path, form, box, value)
         return tree
 
     def _put_array(self, value: np.ndarray[Any, Any], path: Path) -> Json:

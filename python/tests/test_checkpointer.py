@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -368,3 +369,60 @@ def test_a_second_launch_takes_the_run_over(open_checkpointer: Any) -> None:
         earlier.wait()
     later.save(2)
     assert [report["step"] for report in later.wait()] == [2]
+
+
+def committed(tmp_path: Path, run: str) -> list[int]:
+    commits = tmp_path.glob(f"checkpoints/runs/{run}/checkpoints/*/commit.json")
+    return sorted(int(commit.parent.name) for commit in commits)
+
+
+def test_the_best_checkpoint_stays(open_checkpointer: Any, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"interval": 1, "keep_last": 1, "keep_best": "accuracy:max"}
+    checkpointer = open_checkpointer({"count": {"x": 1}}, **options)
+    for step, accuracy in enumerate([0.1, 0.9, torch.tensor(0.3), float("nan"), 0.4]):
+        checkpointer.step(step, metrics={"accuracy": accuracy})
+        checkpointer.wait()
+    assert committed(tmp_path, "run") == [2, 5]
+    for wrong in ({"keep_best": ":max"}, {"keep_best": "loss", "keep_best_count": 0}):
+        with pytest.raises(forebay.InvalidError, match="keep_best"):
+            open_checkpointer({"count": {"x": 1}}, **wrong)
+
+
+def test_a_fork_goes_on_without_the_range_that_is_skipped(
+    lake: Path, open_feed: OpenFeed, open_checkpointer: Any, tmp_path: Path, local: Path
+) -> None:
+    def train(steps: int, skip: Any = None, **options: Any) -> list[list[str]]:
+        """The samples of every step that this start of the script takes."""
+        feed = open_feed(lake=lake, skip=skip)
+        state = {"seen": {"steps": 0}, "feed": feed}
+        options = {"run": "run", "interval": 1, "keep_last": 0, "random_state": False, **options}
+        (tmp_path / "checkpoints").mkdir(exist_ok=True)
+        with forebay.Checkpointer(
+            tmp_path / "checkpoints", state=state, local=local, **options
+        ) as checkpointer:
+            start = checkpointer.resume()
+            assert state["seen"]["steps"] == start
+            taken = []
+            for step in range(start, steps):
+                next(feed)
+                taken.append(feed.last_ids)
+                state["seen"]["steps"] = step + 1
+                checkpointer.step(step)
+        return taken
+
+    whole = train(8)
+    options: dict[str, Any] = {"run": "fork", "fork": ("run", 3), "skip": [(4, 6)]}
+    forked = train(5, **options)
+    assert forked == [whole[3], whole[6]], "samples of steps 4 and 5 are passed over"
+    # Started again as it is, it goes on from its own newest step.
+    assert train(6, **options) == [whole[7]]
+    assert committed(tmp_path, "fork") == [3, 4, 5, 6]
+    for step in committed(tmp_path, "fork"):
+        record = next(tmp_path.glob(f"checkpoints/runs/fork/checkpoints/*{step}/commit.json"))
+        assert json.loads(record.read_text())["body"]["forked_from"]["step"] == 3
+    with pytest.raises(forebay.ConflictError, match="choose another name"):
+        train(9, run="fork", fork=("run", 5))
+    with pytest.raises(forebay.NotFoundError, match="step 99"):
+        forebay.fork_run(tmp_path / "checkpoints", "run", 99, "new", local=local)
+    forked_run = forebay.fork_run(tmp_path / "checkpoints", "run", None, "new", local=local)
+    assert forked_run["origin"]["step"] == 8 and not forked_run["existed"]

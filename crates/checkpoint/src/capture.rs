@@ -7,7 +7,7 @@
 use std::{borrow::Cow, time::Duration};
 
 use forebay_format::v1::{
-    checkpoint::TensorPart,
+    checkpoint::{CheckpointReference, TensorPart},
     run::DatasetReference,
     tensors::{self, TensorPlace, TensorPlan},
 };
@@ -29,6 +29,7 @@ pub(crate) struct Facts {
     pub launch: Digest,
     pub parent: Option<u64>,
     pub dataset: Option<DatasetReference>,
+    pub forked_from: Option<CheckpointReference>,
     pub captured_unix_ms: u64,
     pub metadata: serde_json::Value,
 }

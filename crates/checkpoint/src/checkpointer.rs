@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use forebay_format::v1::run::DatasetReference;
+use forebay_format::v1::{
+    checkpoint::{CheckpointReference, CommitRecord},
+    run::DatasetReference,
+};
 use forebay_runtime::Runtime;
 use forebay_transfer::Transfer;
 use forebay_types::{Digest, DigestWriter, Name, Nonce, Position, Rank};
@@ -47,6 +50,8 @@ pub struct Checkpointer {
     pipeline: Pipeline,
     recovered: Vec<Recovered>,
     dataset: Option<DatasetReference>,
+    /// Where the run was forked from: what its checkpoints said when it was opened.
+    forked_from: Option<CheckpointReference>,
     launch: Option<String>,
     /// The launch as it claims the run, and whether it has.
     writer: Mutex<(Digest, bool)>,
@@ -111,16 +116,28 @@ impl Checkpointer {
             runtime: runtime.clone(),
         };
         let (recovered, kept) = recover(&site)?;
+        let newest = newest(&site)?;
         let mut arena = Arena::default();
-        arena.reserve(usual_bytes(&site)?, site.threads(), runtime);
+        arena.reserve(newest.as_ref().map_or(0, usual_bytes), site.threads(), runtime);
         let pipeline = Pipeline::start(&site, kept, arena);
         let writer = match &launch {
             Some(launch) => launch_digest(launch),
             None => launch_digest(&runtime.nonce().to_string()),
         };
         let writer = Mutex::new((writer, false));
+        let forked_from = newest.and_then(|commit| commit.forked_from);
         let (saves, last) = (BTreeMap::new(), Mutex::new(None));
-        Ok(Self { site, pipeline, recovered, dataset: None, launch, writer, saves, last })
+        Ok(Self {
+            site,
+            pipeline,
+            recovered,
+            dataset: None,
+            forked_from,
+            launch,
+            writer,
+            saves,
+            last,
+        })
     }
 
     /// Names the dataset in every checkpoint from now on.
@@ -211,6 +228,7 @@ impl Checkpointer {
             launch,
             parent: self.follow(step),
             dataset: self.dataset.clone(),
+            forked_from: self.forked_from.clone(),
             captured_unix_ms: self.site.runtime.now().unix_ms(),
             metadata: metadata.clone(),
         };
@@ -324,12 +342,14 @@ fn shared_nonce(launch: &str, step: u64, save: u64) -> Nonce {
     Nonce::from_bits(u128::from_le_bytes(*half))
 }
 
-/// What a rank's part of the last checkpoint took, so that the arena is ready before the first
-/// save.
-fn usual_bytes(site: &Site) -> Result<usize, Error> {
-    let Some(newest) = read::steps(site.lake(), &site.run)?.pop() else { return Ok(0) };
+/// The newest commit, if it can be read.
+fn newest(site: &Site) -> Result<Option<CommitRecord>, Error> {
+    let Some(newest) = read::steps(site.lake(), &site.run)?.pop() else { return Ok(None) };
     // A damaged commit is no reason not to save; restoring will speak of it.
-    let commit = read::commit(site.lake(), &site.run, newest).ok().flatten();
-    let bytes = commit.map_or(0, |commit| commit.bytes / u64::from(commit.world_size()));
-    Ok(usize::try_from(bytes).unwrap_or(0))
+    Ok(read::commit(site.lake(), &site.run, newest).ok().flatten())
+}
+
+/// What a rank's part of a checkpoint took, so that the arena is ready before the first save.
+fn usual_bytes(commit: &CommitRecord) -> usize {
+    usize::try_from(commit.bytes / u64::from(commit.world_size())).unwrap_or(0)
 }

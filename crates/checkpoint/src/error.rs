@@ -1,6 +1,9 @@
 //! What can go wrong with a checkpoint.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use forebay_format::v1::checkpoint::TensorPart;
 use forebay_types::{ErrorKind, Key, Name};
@@ -178,6 +181,19 @@ pub enum Error {
         /// Those it has.
         known: String,
     },
+    /// A run that cannot be made by forking, because it is there.
+    #[error(
+        "run {fork} cannot be forked from step {step} of run {run}: it has checkpoints that do not \
+         come from there; choose another name"
+    )]
+    ForkTaken {
+        /// The run that was to be made.
+        fork: Name,
+        /// The run that was to be forked.
+        run: Name,
+        /// The step of it.
+        step: u64,
+    },
     /// A run without checkpoints.
     #[error("run {run} has no committed checkpoint; check the name, or train it first")]
     NoCheckpoint {
@@ -217,6 +233,14 @@ pub enum Error {
         #[source]
         source: Box<Error>,
     },
+    /// Files that are not what an import takes, or an export that asks for what cannot be.
+    #[error("{}: {what}", path.display())]
+    Source {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why not.
+        what: String,
+    },
     /// A directory that must not be written over.
     #[error("{} is not empty; name a directory that is, or that does not exist", path.display())]
     NotEmpty {
@@ -231,6 +255,9 @@ pub enum Error {
         /// The step.
         step: u64,
     },
+    /// The work was stopped from outside.
+    #[error(transparent)]
+    Cancelled(#[from] forebay_runtime::Cancelled),
     /// A background thread ended by a panic.
     #[error("a background thread of the checkpointer failed")]
     Panicked(#[from] forebay_runtime::Panicked),
@@ -249,6 +276,10 @@ impl Error {
         Self::Object { object: object.to_string(), what: what.to_string() }
     }
 
+    pub(crate) fn source(path: &Path, what: impl ToString) -> Self {
+        Self::Source { path: path.to_owned(), what: what.to_string() }
+    }
+
     /// What the caller should do.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -264,15 +295,18 @@ impl Error {
             | Self::Part { .. }
             | Self::Region { .. }
             | Self::LaunchUnknown { .. }
+            | Self::Source { .. }
             | Self::NotEmpty { .. } => ErrorKind::Invalid,
-            Self::Conflict { .. } | Self::Replaced { .. } | Self::RanksDisagree { .. } => {
-                ErrorKind::Conflict
-            }
+            Self::Conflict { .. }
+            | Self::Replaced { .. }
+            | Self::ForkTaken { .. }
+            | Self::RanksDisagree { .. } => ErrorKind::Conflict,
             Self::RanksMissing { .. } => ErrorKind::Unavailable,
             Self::EarlierMissing { .. } => ErrorKind::NotFound,
             Self::NoStep { .. } | Self::NoCheckpoint { .. } => ErrorKind::NotFound,
             Self::Object { .. } | Self::Damaged { .. } => ErrorKind::Corrupt,
             Self::Newest { .. } => ErrorKind::Refused,
+            Self::Cancelled(_) => ErrorKind::Interrupted,
             Self::Panicked(_) | Self::Stopped => ErrorKind::Internal,
         }
     }

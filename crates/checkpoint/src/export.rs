@@ -7,7 +7,7 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Write},
+    io::Write,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::Path,
 };
@@ -56,7 +56,8 @@ pub fn export(
     Ok(Exported { step, tensors, bytes })
 }
 
-fn make_directory(path: &Path) -> Result<(), Error> {
+/// Makes a directory, or finds it empty.
+pub(crate) fn make_directory(path: &Path) -> Result<(), Error> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.and_then(|()| fs::read_dir(path)).map_err(Error::file("write", path.display())).and_then(
         |mut entries| match entries.next() {
@@ -70,8 +71,10 @@ fn write_tensors(restored: &Restored, path: &Path) -> Result<(u64, u64), Error> 
     let views: Vec<_> = restored.tensors().collect();
     let plan = tensors::plan(&views.iter().map(spec).collect::<Vec<_>>())?;
     write(path, |file| {
-        file.write_all(&plan.header)?;
-        plan.places.iter().try_for_each(|(index, _)| file.write_all(views[*index].bytes))
+        let mut put =
+            |bytes: &[u8]| file.write_all(bytes).map_err(Error::file("write", path.display()));
+        put(&plan.header)?;
+        plan.places.iter().try_for_each(|(index, _)| put(views[*index].bytes))
     })?;
     Ok((views.len() as u64, plan.file_bytes))
 }
@@ -89,20 +92,25 @@ fn write_description(restored: &Restored, path: &Path) -> Result<(), Error> {
         "dataset": commit.dataset,
         "metadata": commit.metadata,
     });
-    write(path, |file| writeln!(file, "{description:#}"))
+    write(path, |file| {
+        writeln!(file, "{description:#}").map_err(Error::file("write", path.display()))
+    })
 }
 
-fn write(path: &Path, body: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), Error> {
+/// Writes a new file; durable on return.
+pub(crate) fn write(
+    path: &Path,
+    body: impl FnOnce(&mut File) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let failed = || Error::file("write", path.display());
     let options = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    options
-        .and_then(|mut file| {
-            body(&mut file)?;
-            file.sync_all()
-        })
-        .map_err(Error::file("write", path.display()))
+    let mut file = options.map_err(failed())?;
+    body(&mut file)?;
+    file.sync_all().map_err(failed())
 }
 
-fn sync(directory: &Path) -> Result<(), Error> {
+/// Makes the names in a directory durable.
+pub(crate) fn sync(directory: &Path) -> Result<(), Error> {
     let synced = File::open(directory).and_then(|directory| directory.sync_all());
     synced.map_err(Error::file("write", directory.display()))
 }

@@ -34,6 +34,7 @@
 //! What a lost node left in the lake is removed by retention after [`LEFTOVER_GRACE`], or by
 //! [`sweep`] when somebody knows that nobody writes it any more.
 
+mod adopt;
 mod arena;
 mod base;
 mod boxes;
@@ -44,7 +45,10 @@ mod copying;
 mod difference;
 mod error;
 mod export;
+mod fork;
+mod import;
 mod inspect;
+mod keep;
 mod layout;
 mod pipeline;
 mod publish;
@@ -53,10 +57,14 @@ mod recover;
 mod restore;
 mod restored;
 mod retain;
+mod retention;
 mod settings;
+mod shards;
 mod site;
 mod stage;
 mod state;
+mod tree;
+mod weights;
 mod writer;
 
 pub use checkpointer::{Capture, Checkpointer};
@@ -65,12 +73,20 @@ pub use copying::Copying;
 pub use difference::{Change, Difference, TensorDifference, diff};
 pub use error::Error;
 pub use export::{Exported, export};
-pub use forebay_format::v1::{checkpoint::TensorPart, tensors::Dtype};
+pub use forebay_format::v1::{
+    checkpoint::{CheckpointReference, TensorPart},
+    tensors::Dtype,
+};
+pub use fork::{Forked, fork, forked_from};
+pub use import::{Imported, Meaning, import};
 pub use inspect::{CheckpointSummary, Shown, Verified, list, show, verify};
+pub use keep::{Goal, KeepBest, KeepPolicy, Kept};
 pub use pipeline::{STAGED_MAX, SaveReport};
 pub use recover::{Recovered, Recovery};
 pub use restore::{Part, Which, restore};
 pub use restored::{Restored, TensorView, Tier};
 pub use retain::{LEFTOVER_GRACE, remove, sweep};
+pub use retention::{RetainedStep, Retention};
 pub use settings::CheckpointSettings;
+pub use shards::{ExportedShards, export_shards};
 pub use state::StateTensor;

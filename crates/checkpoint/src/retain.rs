@@ -19,7 +19,7 @@ use forebay_lake::{Lake, Listed};
 use forebay_runtime::Runtime;
 use forebay_types::{Digest, Key, Name};
 
-use crate::{CheckpointSettings, Error, read, site::Site};
+use crate::{Error, keep, read, retention::valued, site::Site};
 
 /// How long an attempt of an earlier step may lie uncommitted before it counts as left behind.
 pub const LEFTOVER_GRACE: Duration = Duration::from_secs(24 * 3600);
@@ -49,14 +49,10 @@ impl Inventory {
 }
 
 /// The steps that the settings do not keep; never the newest.
-fn surplus(committed: &[u64], settings: &CheckpointSettings) -> Vec<u64> {
-    if settings.keep_last == 0 {
-        return Vec::new();
-    }
-    let kept = |step: u64| settings.keep_every > 0 && step.is_multiple_of(settings.keep_every);
-    let last = usize::try_from(settings.keep_last).unwrap_or(usize::MAX);
-    let older = committed.len().saturating_sub(last);
-    committed[..older].iter().copied().filter(|&step| !kept(step)).collect()
+fn surplus(site: &Site, committed: &[u64]) -> Result<Vec<u64>, Error> {
+    let policy = site.settings.keep_policy();
+    let kept = keep::kept(&valued(site.lake(), &site.run, committed, &policy)?, &policy);
+    Ok(committed.iter().copied().filter(|step| !kept.contains_key(step)).collect())
 }
 
 /// What retention must know of a commit.
@@ -150,7 +146,7 @@ pub(crate) fn retain(
         None => Vec::new(),
     };
     committed.retain(|step| !removed.contains(step));
-    let surplus = surplus(&committed, &site.settings);
+    let surplus = surplus(site, &committed)?;
     committed.retain(|step| !surplus.contains(step));
     removed.extend(surplus);
     let needed = commits.needed(lake, run, &committed, &inventory)?;
@@ -267,45 +263,17 @@ pub fn remove(lake: &Lake, run: &Name, step: u64) -> Result<(), Error> {
     if steps.last() == Some(&step) && crate::verify(lake, run, Some(step)).is_ok() {
         return Err(Error::Newest { run: run.clone(), step });
     }
-    let inventory = Inventory::read(lake, run, &checkpoint::checkpoints_prefix(run))?;
-    let staying: Vec<u64> = steps.into_iter().filter(|&one| one != step).collect();
-    let needed = Commits::default().needed(lake, run, &staying, &inventory)?;
-    let objects = inventory.0.get(&step).map_or(&[][..], Vec::as_slice);
-    remove_objects(lake, run, step, objects, &needed)
+    remove_steps(lake, run, &[step])
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn settings(keep_last: u64, keep_every: u64) -> CheckpointSettings {
-        CheckpointSettings { keep_last, keep_every, ..CheckpointSettings::default() }
-    }
-
-    #[test]
-    fn the_last_and_every_nth_stay() {
-        let steps = [10, 20, 30, 40, 50, 60];
-        assert_eq!(surplus(&steps, &settings(2, 0)), [10, 20, 30, 40]);
-        assert_eq!(surplus(&steps, &settings(2, 20)), [10, 30]);
-        assert!(surplus(&steps, &settings(0, 0)).is_empty());
-        assert!(surplus(&steps, &settings(9, 0)).is_empty());
-    }
-
-    proptest! {
-        #[test]
-        fn the_newest_always_stays(
-            steps in prop::collection::btree_set(0u64..1000, 1..20), last in 0u64..5, every in 0u64..50,
-        ) {
-            let steps: Vec<_> = steps.into_iter().collect();
-            let gone = surplus(&steps, &settings(last, every));
-            prop_assert!(!gone.contains(steps.last().unwrap()));
-            if last > 0 {
-                let kept = steps.iter().filter(|step| !gone.contains(step));
-                let by_age = kept.filter(|&&step| every == 0 || step % every != 0).count();
-                prop_assert!(by_age as u64 <= last);
-            }
-        }
-    }
+/// Removes checkpoints, whichever they are, but for what others need of them.
+pub(crate) fn remove_steps(lake: &Lake, run: &Name, steps: &[u64]) -> Result<(), Error> {
+    let inventory = Inventory::read(lake, run, &checkpoint::checkpoints_prefix(run))?;
+    let mut staying = inventory.committed(run);
+    staying.retain(|step| !steps.contains(step));
+    let needed = Commits::default().needed(lake, run, &staying, &inventory)?;
+    steps.iter().try_for_each(|step| {
+        let objects = inventory.0.get(step).map_or(&[][..], Vec::as_slice);
+        remove_objects(lake, run, *step, objects, &needed)
+    })
 }

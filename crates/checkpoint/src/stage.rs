@@ -268,6 +268,7 @@ fn rank_record(
         position: facts.position,
         parent: facts.parent,
         dataset: facts.dataset.clone(),
+        forked_from: facts.forked_from.clone(),
         captured_unix_ms: facts.captured_unix_ms,
         file,
         earlier: layout.earlier.clone(),

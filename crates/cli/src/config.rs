@@ -87,6 +87,13 @@ pub fn lake(context: &Context<'_>) -> Result<(Lake, Settings), CommandError> {
     Ok((Lake::open_existing(&settings.store, context.runtime)?, settings))
 }
 
+/// Opens the lake alone, for commands that write it; a directory is made if its parent exists.
+pub fn written_lake(context: &Context<'_>) -> Result<Lake, CommandError> {
+    let settings = settings(context.flags)?.resolve()?;
+    settings.make_home()?;
+    Ok(Lake::open(&settings.store, context.runtime)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

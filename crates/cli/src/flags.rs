@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use forebay::{Name, Split, Version};
+use forebay::{Name, Split, Version, checkpoint::KeepBest};
 
 /// Storage for AI training: one engine for a model's whole day.
 ///
@@ -198,6 +198,14 @@ pub enum Checkpoint {
     Drain(CheckpointList),
     /// Write a checkpoint's tensors and metadata into a directory, verified
     Restore(CheckpointRestore),
+    /// Commit weights that other tools wrote as a step of a run, bit for bit
+    Import(CheckpointImport),
+    /// Write a checkpoint's weights as Hugging Face lays them out, in files of bounded size
+    Export(CheckpointExport),
+    /// Start a run that goes on from a committed step of another one
+    Fork(CheckpointFork),
+    /// Keep the newest, every so many and the best checkpoints of a run, and remove the others
+    Retain(CheckpointRetain),
     /// Find what saves that were never committed left in the lake, and delete it if told to
     Sweep(CheckpointSweep),
     /// Remove a checkpoint: a damaged one, or one that a run is to be taken back behind
@@ -270,6 +278,97 @@ pub struct CheckpointRestore {
     /// Leave the optimizer's state out
     #[arg(long)]
     pub weights_only: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  forebay checkpoint fork day-1 120 day-1b --store forebay-day/lake"
+)]
+pub struct CheckpointFork {
+    /// The run to go on from
+    #[arg(value_name = "RUN")]
+    pub run: Name,
+    /// Its committed step
+    #[arg(value_name = "STEP")]
+    pub step: u64,
+    /// The new run; must have no checkpoints
+    #[arg(value_name = "NEW_RUN")]
+    pub new_run: Name,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  forebay checkpoint retain day-1 --keep-last 2 --keep-every 1000 --keep-best loss --dry-run"
+)]
+pub struct CheckpointRetain {
+    /// The run
+    #[arg(value_name = "RUN")]
+    pub run: Name,
+    #[command(flatten)]
+    pub keep: Keep,
+    /// How many of the best are kept
+    #[arg(long, value_name = "K", requires = "keep_best", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub keep_best_count: u64,
+    /// Say what would be removed, and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// What is kept: at least one of these is said.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub struct Keep {
+    /// The newest so many; the newest one stays whatever is said
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub keep_last: Option<u64>,
+    /// Those of steps divisible by this
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub keep_every: Option<u64>,
+    /// Those of the best values of a metric that was saved with them: the lowest, or the highest
+    #[arg(long, value_name = "METRIC[:min|max]")]
+    pub keep_best: Option<KeepBest>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  forebay checkpoint import ~/models/small --run small --store forebay-day/lake"
+)]
+pub struct CheckpointImport {
+    /// A safetensors file, or a directory with model.safetensors or with
+    /// model.safetensors.index.json and the files that it names
+    #[arg(value_name = "PATH")]
+    pub source: PathBuf,
+    /// The run
+    #[arg(long, value_name = "NAME")]
+    pub run: Name,
+    /// The step that the weights become
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub step: u64,
+    /// What a training script calls these weights in its state
+    #[arg(long, value_name = "NAME", default_value = "model")]
+    pub state: String,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  forebay checkpoint export small --output /tmp/small --shard-bytes 2GB"
+)]
+pub struct CheckpointExport {
+    #[command(flatten)]
+    pub of: CheckpointOf,
+    /// The directory to write; must not exist, or be empty
+    #[arg(long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// The most bytes of tensors in one file; a larger tensor has a file of its own
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "5GB")]
+    pub shard_bytes: u64,
+    /// What the training script called the weights in its state
+    #[arg(long, value_name = "NAME", default_value = "model")]
+    pub state: String,
+    /// Export every tensor, the optimizer's too, under its stored name
+    #[arg(long, conflicts_with = "state")]
+    pub all: bool,
 }
 
 /// Score a checkpoint on the validation split and hold it against the gate
@@ -493,12 +592,13 @@ fn split(text: &str) -> Result<Split, String> {
 }
 
 fn size(text: &str) -> Result<u64, String> {
-    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
-    let with_unit =
-        units.iter().find_map(|&(unit, shift)| Some((text.strip_suffix(unit)?, 1_u64 << shift)));
+    let binary = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
+    let decimal = [("kB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000_u64)];
+    let mut units = binary.into_iter().chain(decimal);
+    let with_unit = units.find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, scale)));
     let (number, scale) = with_unit.unwrap_or((text, 1));
     let bytes = number.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(scale));
-    bytes.ok_or_else(|| "sizes are whole numbers of bytes, or such as 64MiB".to_owned())
+    bytes.ok_or_else(|| "sizes are whole numbers of bytes, or such as 64MiB or 5GB".to_owned())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -58,6 +58,16 @@ fn dispatch(context: &Context<'_>, verb: Verb) -> Result<(), CommandError> {
         Verb::Checkpoint(Checkpoint::Diff(flags)) => commands::checkpoint::diff(context, &flags),
         Verb::Checkpoint(Checkpoint::Drain(flags)) => commands::checkpoint::drain(context, &flags),
         Verb::Checkpoint(Checkpoint::Sweep(flags)) => commands::checkpoint::sweep(context, &flags),
+        Verb::Checkpoint(Checkpoint::Import(flags)) => {
+            commands::checkpoint::import(context, &flags)
+        }
+        Verb::Checkpoint(Checkpoint::Export(flags)) => {
+            commands::checkpoint::export(context, &flags)
+        }
+        Verb::Checkpoint(Checkpoint::Fork(flags)) => commands::checkpoint::fork(context, &flags),
+        Verb::Checkpoint(Checkpoint::Retain(flags)) => {
+            commands::checkpoint::retain(context, &flags)
+        }
         Verb::Checkpoint(Checkpoint::Verify(flags)) => {
             commands::checkpoint::verify(context, &flags)
         }

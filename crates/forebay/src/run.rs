@@ -24,7 +24,7 @@ use forebay_format::v1::{
         CheckpointCommitted, Event, FeedSummary, Finished, Resumed, RunStarted, Step, Traffic,
         TrafficCounts,
     },
-    run::{DatasetReference, RunRecord, json_digest},
+    run::{DatasetReference, RunParent, RunRecord, json_digest},
 };
 use forebay_journal::{Journal, host};
 use forebay_lake::Lake;
@@ -341,6 +341,7 @@ pub(crate) fn open_journal(
     let (manifest, digest) = engine.dataset(&settings.prepare.dataset, version)?;
     let configuration = settings.of_run();
     let runtime = engine.runtime();
+    let forked_from = forebay_checkpoint::forked_from(engine.lake(), name)?;
     let record = RunRecord {
         run: name.clone(),
         created_unix_ms: runtime.now().unix_ms(),
@@ -353,7 +354,7 @@ pub(crate) fn open_journal(
         gate: settings.gate,
         gate_digest: settings.gate.digest(),
         trainer: trainer.description.clone(),
-        parent: None,
+        parent: forked_from.map(|from| RunParent { run: from.run, step: from.step }),
     };
     Ok(Journal::open(engine.lake(), &record, runtime)?)
 }

@@ -8,8 +8,8 @@ use forebay_format::{
     record,
     v1::{
         checkpoint::{
-            CommitRecord, EarlierFile, RankRecord, TensorEntry, commit_key, rank_key, rank_of,
-            step_of, tensors_key,
+            CheckpointReference, CommitRecord, EarlierFile, RankRecord, TensorEntry, commit_key,
+            rank_key, rank_of, step_of, tensors_key,
         },
         dataset::ObjectEntry,
         run::DatasetReference,
@@ -75,6 +75,7 @@ fn rank() -> (Vec<u8>, RankRecord) {
             version: Version::FIRST,
             digest: Digest::of(b"manifest"),
         }),
+        forked_from: None,
         captured_unix_ms: 1_767_225_600_000,
         metadata: serde_json::json!({ "step": 120, "loss": 0.1, "random": [u64::MAX, 2] }),
         file: ObjectEntry { digest: Digest::of(&file), bytes: file.len() as u64 },
@@ -127,8 +128,20 @@ fn commit() -> CommitRecord {
     CommitRecord::of(&[(record, digest)]).unwrap()
 }
 
+/// The record of a rank of a run that was forked from another.
+fn forked_rank() -> RankRecord {
+    let (run, digest) = (Name::new("day-0").unwrap(), Digest::of(b"commit"));
+    let forked_from = Some(CheckpointReference { run, step: 100, digest });
+    RankRecord { parent: None, forked_from, ..rank().1 }
+}
+
+fn forked_commit() -> CommitRecord {
+    let (_, digest) = record::encode(&forked_rank()).unwrap();
+    CommitRecord::of(&[(forked_rank(), digest)]).unwrap()
+}
+
 /// Every file, as this build writes it.
-fn files() -> [(&'static str, Vec<u8>); 6] {
+fn files() -> [(&'static str, Vec<u8>); 8] {
     let (file, record) = rank();
     let (later, later_commit) = later();
     [
@@ -138,6 +151,8 @@ fn files() -> [(&'static str, Vec<u8>); 6] {
         ("checkpoint-later-rank-0.json", record::encode(&later).unwrap().0),
         ("checkpoint-later-commit.json", record::encode(&later_commit).unwrap().0),
         ("writer.json", record::encode(&claim()).unwrap().0),
+        ("checkpoint-forked-rank-0.json", record::encode(&forked_rank()).unwrap().0),
+        ("checkpoint-forked-commit.json", record::encode(&forked_commit()).unwrap().0),
     ]
 }
 
@@ -166,6 +181,12 @@ fn the_first_records_are_still_read() {
     assert_eq!(commit.needs, [120]);
     let found: WriterRecord = record::decode(&read("writer.json"), "golden").unwrap().0;
     assert_eq!(found, claim());
+    let forked = read("checkpoint-forked-rank-0.json");
+    let found: RankRecord = record::decode(&forked, "golden").unwrap().0;
+    assert_eq!(found, forked_rank());
+    let forked = read("checkpoint-forked-commit.json");
+    let found: CommitRecord = record::decode(&forked, "golden").unwrap().0;
+    assert_eq!(found, forked_commit());
 }
 
 #[test]
@@ -211,6 +232,15 @@ fn records_that_break_their_rules_are_refused() {
         record::encode(&record).unwrap_err().to_string()
     };
     assert!(break_it(|record| record.parent = Some(120)).contains("no earlier step"));
+    let from = |run: &str, step| {
+        let (run, digest) = (Name::new(run).unwrap(), Digest::of(b"commit"));
+        Some(CheckpointReference { run, step, digest })
+    };
+    let (_, mut itself) = rank();
+    itself.forked_from = from("day-1", 80);
+    assert!(record::encode(&itself).unwrap_err().to_string().contains("its own run"));
+    itself.forked_from = from("day-0", 121);
+    assert!(record::encode(&itself).unwrap_err().to_string().contains("a later step"));
     assert!(break_it(|record| record.rank = 1).contains("rank 1 of world size 1"));
     assert!(break_it(|record| record.file.bytes += 1).contains("make a file of"));
     assert!(break_it(|record| record.tensors[0].offset += 8).contains("lie where it must"));

@@ -223,6 +223,26 @@ impl Store for Directory {
             .map_err(self.failed("create", key))
     }
 
+    /// A second name for the same file: objects are never written again, and each name is removed
+    /// by itself.
+    fn copy(&self, from: &Key, to: &Key, _bytes: u64) -> Result<bool, Error> {
+        let ((above, name), (new_above, new_name)) = (split(from), split(to));
+        let link = || {
+            let new_above = self.make(new_above)?;
+            match self.enter(above)?.link(name, &new_above, new_name) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+                // Also when it exists: who made it may not have come to syncing its name.
+                _ => new_above.sync(),
+            }
+        };
+        match link() {
+            Ok(()) => Ok(true),
+            Err(error) if is_absent(&error) => Err(self.failed("copy", from)(error)),
+            // A file system without second names, a file with too many: whoever asked copies.
+            Err(_) => Ok(false),
+        }
+    }
+
     fn list(
         &self,
         prefix: &str,

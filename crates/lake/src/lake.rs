@@ -143,6 +143,26 @@ impl Lake {
         Ok(())
     }
 
+    /// Makes `to` an object with the bytes of `from`, immutable payload whose keys name its content,
+    /// without their passing through this process. Says whether that is done: not every store can,
+    /// nor with every object, and then the caller reads and writes.
+    ///
+    /// # Errors
+    /// When there is no `from`, or the store cannot be written.
+    pub fn copy(&self, from: &Key, to: &Key, purpose: Purpose) -> Result<bool, Error> {
+        let failed = self.unwritten(to);
+        let absent =
+            || failed(io::Error::new(io::ErrorKind::NotFound, format!("there is no {from}")));
+        let bytes = self.size(from)?.ok_or_else(absent)?;
+        if !self.retry(purpose, || self.shared.store.copy(from, to, bytes))? {
+            return Ok(false);
+        }
+        match self.size(to)? {
+            Some(found) if found == bytes => Ok(true),
+            _ => Err(failed(io::Error::other("the store said that it is copied, and it is not"))),
+        }
+    }
+
     /// Calls `visit` for every object whose key starts with `prefix`, in no order.
     ///
     /// # Errors

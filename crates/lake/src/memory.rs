@@ -48,12 +48,7 @@ impl Store for Memory {
 
     fn read_range(&self, key: &Key, offset: u64, into: &mut [u8]) -> Result<(), Error> {
         let body = self.lock().get(key).map(|(body, _)| Arc::clone(body));
-        let body = body.ok_or_else(|| Error::Object {
-            act: "read",
-            key: key.clone(),
-            place: "memory".into(),
-            source: io::ErrorKind::NotFound.into(),
-        })?;
+        let body = body.ok_or_else(|| absent("read", key))?;
         let wanted = offset.saturating_add(into.len() as u64);
         let range = usize::try_from(offset).ok().zip(usize::try_from(wanted).ok());
         match range.and_then(|(start, end)| body.get(start..end)) {
@@ -79,6 +74,15 @@ impl Store for Memory {
         Ok(Created::New)
     }
 
+    fn copy(&self, from: &Key, to: &Key, _bytes: u64) -> Result<bool, Error> {
+        let now = self.runtime.now().unix_ms();
+        let mut objects = self.lock();
+        let body = objects.get(from).map(|(body, _)| Arc::clone(body));
+        let body = body.ok_or_else(|| absent("copy", from))?;
+        objects.insert(to.clone(), (body, now));
+        Ok(true)
+    }
+
     fn list(
         &self,
         prefix: &str,
@@ -101,6 +105,11 @@ impl Store for Memory {
     fn delete(&self, key: &Key) -> Result<bool, Error> {
         Ok(self.lock().remove(key).is_some())
     }
+}
+
+fn absent(act: &'static str, key: &Key) -> Error {
+    let (key, place) = (key.clone(), "memory".into());
+    Error::Object { act, key, place, source: io::ErrorKind::NotFound.into() }
 }
 
 struct Incoming {

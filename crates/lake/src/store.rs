@@ -70,6 +70,17 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// When the store cannot be written. The object may be there all the same.
     fn create(&self, key: &Key, body: &[u8]) -> Result<Created, Error>;
 
+    /// Makes `to` an object with the `bytes` bytes of `from`, without their passing through this
+    /// process; says whether this engine can do that with such an object. An object `to` that is
+    /// there may stay: the keys of payload name its content.
+    ///
+    /// # Errors
+    /// When there is no `from`, or the store cannot be written.
+    fn copy(&self, from: &Key, to: &Key, bytes: u64) -> Result<bool, Error> {
+        let _ = (from, to, bytes);
+        Ok(false)
+    }
+
     /// Calls `visit` for every object whose key starts with `prefix`, in no order.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use forebay::{
     CheckpointSettings, Cursor, DatasetManifest, ErrorKind, FormatChoice, IndexSettings, Name,
     Runtime, Settings, Source, Split, SplitRule, Stage, Version, Which,
+    checkpoint::{self, Meaning},
 };
 use pyo3::prelude::*;
 use serde_json::json;
@@ -149,6 +150,82 @@ impl Engine {
         let swept = interruptible(py, &runtime, Leave::Running, work)?;
         let swept = swept.map_err(|error| errors::from_engine(py, &error.into()))?;
         Ok(swept.iter().map(ToString::to_string).collect())
+    }
+
+    /// Commits the tensors of safetensors files as a step of a run, as the state of this name or as
+    /// those that the metadata names; says what was imported, as JSON.
+    #[pyo3(signature = (*, source, run, step, state, metadata))]
+    fn import_checkpoint(
+        &self,
+        py: Python<'_>,
+        source: PathBuf,
+        run: &str,
+        step: u64,
+        state: String,
+        metadata: Option<&str>,
+    ) -> PyResult<String> {
+        let engine = self.engine.get(py)?.clone();
+        let runtime = engine.runtime().clone();
+        let run = name(py, run)?;
+        let meaning = match metadata {
+            None => Meaning::State(state),
+            Some(text) => Meaning::Metadata(
+                serde_json::from_str(text)
+                    .map_err(|error| errors::invalid(py, &format!("the metadata: {error}")))?,
+            ),
+        };
+        let work = {
+            let runtime = runtime.clone();
+            move || checkpoint::import(engine.lake(), &runtime, &run, step, &meaning, &source)
+        };
+        let imported = interruptible(py, &runtime, Leave::Cancel, work)?;
+        let imported = imported.map_err(|error| errors::from_engine(py, &error.into()))?;
+        Ok(json!(imported).to_string())
+    }
+
+    /// Writes the tensors of a checkpoint as Hugging Face lays them out; says what was written, as
+    /// JSON.
+    #[pyo3(signature = (*, run, step, state, shard_bytes, output))]
+    fn export_checkpoint(
+        &self,
+        py: Python<'_>,
+        run: &str,
+        step: Option<u64>,
+        state: Option<String>,
+        shard_bytes: u64,
+        output: PathBuf,
+    ) -> PyResult<String> {
+        let engine = self.engine.get(py)?.clone();
+        let runtime = engine.runtime().clone();
+        let run = name(py, run)?;
+        let work = move || {
+            let (lake, state) = (engine.lake(), state.as_deref());
+            checkpoint::export_shards(lake, &run, step, state, shard_bytes, &output)
+        };
+        let exported = interruptible(py, &runtime, Leave::Running, work)?;
+        let exported = exported.map_err(|error| errors::from_engine(py, &error.into()))?;
+        Ok(json!(exported).to_string())
+    }
+
+    /// Makes a run that goes on from a committed step of another one; says what came of it, as JSON.
+    #[pyo3(signature = (*, run, step, new_run))]
+    fn fork_run(
+        &self,
+        py: Python<'_>,
+        run: &str,
+        step: Option<u64>,
+        new_run: &str,
+    ) -> PyResult<String> {
+        let engine = self.engine.get(py)?.clone();
+        let runtime = engine.runtime().clone();
+        let (run, new_run) = (name(py, run)?, name(py, new_run)?);
+        let work = {
+            let runtime = runtime.clone();
+            move || checkpoint::fork(engine.lake(), &runtime, &run, step, &new_run)
+        };
+        let forked = interruptible(py, &runtime, Leave::Cancel, work)?;
+        let forked = forked.map_err(|error| errors::from_engine(py, &error.into()))?;
+        Ok(json!(forked).to_string())
     }
 
     /// Opens a committed checkpoint of a run, the newest without a step; None if there is none.

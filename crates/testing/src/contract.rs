@@ -17,6 +17,7 @@ pub fn lake_contract(store: &Arc<dyn Store>) {
     unfinished_objects_do_not_exist(store.as_ref());
     ranges_beyond_the_end_are_refused(store.as_ref());
     one_of_many_creators_wins(store);
+    copies_outlive_what_they_are_of(store.as_ref());
     lists_hold_what_was_written_and_nothing_else(store.as_ref());
 }
 
@@ -88,6 +89,19 @@ fn one_of_many_creators_wins(store: &Arc<dyn Store>) {
         assert_eq!(winners.len(), 1, "{outcomes:?}");
         assert_eq!(get(store.as_ref(), &name), winners[0].0.to_string().as_bytes());
     }
+}
+
+fn copies_outlive_what_they_are_of(store: &dyn Store) {
+    let error = store.copy(&key("copies/none"), &key("copies/of-none"), 1).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    put(store, "copies/one", b"0123456789");
+    for _again in 0..2 {
+        assert!(store.copy(&key("copies/one"), &key("copies/deep/two"), 10).unwrap());
+    }
+    assert!(store.delete(&key("copies/one")).unwrap());
+    assert_eq!(get(store, "copies/deep/two"), b"0123456789");
+    put(store, "copies/one", b"another");
+    assert_eq!(get(store, "copies/deep/two"), b"0123456789");
 }
 
 fn lists_hold_what_was_written_and_nothing_else(store: &dyn Store) {

@@ -20,6 +20,8 @@ pub enum Request {
     Write,
     /// [`Store::create`].
     Create,
+    /// [`Store::copy`].
+    Copy,
     /// [`Store::delete`].
     Delete,
 }
@@ -39,6 +41,8 @@ pub enum Fault {
     FlipsBit,
     /// A write fails for want of space after so many bytes.
     FullAfter(u64),
+    /// A copy is left to whoever asked for it.
+    CannotCopy,
 }
 
 /// A rule: which requests, for which keys, how often, and what happens.
@@ -161,6 +165,18 @@ impl Store for FaultStore {
                 self.inner.create(key, body)
             }
             _ => self.inner.create(key, body),
+        }
+    }
+
+    fn copy(&self, from: &Key, to: &Key, bytes: u64) -> Result<bool, Error> {
+        match self.fault(Request::Copy, to) {
+            Some(Fault::CannotCopy) => Ok(false),
+            Some(Fault::Fails(kind)) => Err(failed("copy", from, kind)),
+            Some(Fault::ReplyLost(kind)) => {
+                self.inner.copy(from, to, bytes)?;
+                Err(failed("copy", from, kind))
+            }
+            _ => self.inner.copy(from, to, bytes),
         }
     }
 

@@ -236,6 +236,7 @@ fn publish_rank(tiers: &TempTiers, rank: u32) -> (RankRecord, Digest) {
         position: Position { step: STEP },
         parent: None,
         dataset: None,
+        forked_from: None,
         captured_unix_ms: 0,
         metadata: serde_json::json!({}),
         file: ObjectEntry { digest: file_digest, bytes: file.len() as u64 },

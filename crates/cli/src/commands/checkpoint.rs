@@ -1,18 +1,18 @@
-//! `forebay checkpoint list|show|verify|diff|drain|restore|remove|sweep`.
+//! `forebay checkpoint list|show|verify|diff|drain|restore|import|export|fork|retain|remove|sweep`.
 
 use std::time::Duration;
 
 use forebay::{
     CheckpointSettings, CommittedCheckpoint, Part, Rank, Which,
-    checkpoint::{self, Change},
+    checkpoint::{self, Change, KeepBest, KeepPolicy, Kept, Meaning, Retention},
 };
 
 use crate::{
     Context, config,
     error::CommandError,
     flags::{
-        CheckpointDiff, CheckpointList, CheckpointOf, CheckpointRemove, CheckpointRestore,
-        CheckpointSweep,
+        CheckpointDiff, CheckpointExport, CheckpointFork, CheckpointImport, CheckpointList,
+        CheckpointOf, CheckpointRemove, CheckpointRestore, CheckpointRetain, CheckpointSweep,
     },
     printer::{bytes, table},
 };
@@ -87,11 +87,13 @@ fn describe(opened: &CommittedCheckpoint) -> String {
         commit.position.step
     )];
     let parent = commit.parent.map(|step| format!("went on from step {step}"));
+    let fork = commit.forked_from.as_ref();
+    let fork = fork.map(|from| format!("forked from run {} at step {}", from.run, from.step));
     let dataset =
         commit.dataset.as_ref().map(|one| format!("learns from {}@{}", one.name, one.version));
     let metrics = commit.metadata.get("metrics").and_then(serde_json::Value::as_object);
     let metrics = metrics.into_iter().flatten().map(|(name, value)| format!("{name} {value}"));
-    lines.extend(parent.into_iter().chain(dataset).chain(metrics));
+    lines.extend(parent.into_iter().chain(fork).chain(dataset).chain(metrics));
     lines.push(table(&["tensor", "type", "shape", "size", "parts"], &rows));
     lines.join("\n")
 }
@@ -163,6 +165,95 @@ pub fn restore(context: &Context<'_>, flags: &CheckpointRestore) -> Result<(), C
     );
     context.printer.result("restored", &restored, &text);
     Ok(())
+}
+
+pub fn import(context: &Context<'_>, flags: &CheckpointImport) -> Result<(), CommandError> {
+    let lake = config::written_lake(context)?;
+    let CheckpointImport { source, run, step, state } = flags;
+    let meaning = Meaning::State(state.clone());
+    let imported = checkpoint::import(&lake, context.runtime, run, *step, &meaning, source)?;
+    let text = format!(
+        "{} tensors, {} of {} file(s), are state `{state}` of run {run} at step {step}{}",
+        imported.tensors,
+        bytes(imported.bytes),
+        imported.files,
+        if imported.existed { ", as they were before" } else { "" }
+    );
+    context.printer.result("imported", &imported, &text);
+    Ok(())
+}
+
+pub fn export(context: &Context<'_>, flags: &CheckpointExport) -> Result<(), CommandError> {
+    let (lake, _) = config::lake(context)?;
+    let CheckpointExport { of, output, shard_bytes, state, all } = flags;
+    let state = (!all).then_some(&**state);
+    let (run, step) = (&of.run, of.step);
+    let exported = checkpoint::export_shards(&lake, run, step, state, *shard_bytes, output)?;
+    let text = format!(
+        "run {run} at step {}: {} tensors, {} in {} file(s) in {}",
+        exported.step,
+        exported.tensors,
+        bytes(exported.bytes),
+        exported.files.len(),
+        output.display()
+    );
+    context.printer.result("exported", &exported, &text);
+    Ok(())
+}
+
+pub fn fork(context: &Context<'_>, flags: &CheckpointFork) -> Result<(), CommandError> {
+    let lake = config::written_lake(context)?;
+    let CheckpointFork { run, step, new_run } = flags;
+    let forked = checkpoint::fork(&lake, context.runtime, run, Some(*step), new_run)?;
+    let text = if forked.existed {
+        format!("run {new_run} goes on from step {step} of run {run} already")
+    } else {
+        let (held, moved) = (bytes(forked.bytes), bytes(forked.moved_bytes));
+        format!("run {new_run} goes on from step {step} of run {run}: {held}, {moved} moved")
+    };
+    context.printer.result("forked", &forked, &text);
+    Ok(())
+}
+
+pub fn retain(context: &Context<'_>, flags: &CheckpointRetain) -> Result<(), CommandError> {
+    let lake = config::written_lake(context)?;
+    let count = flags.keep_best_count;
+    let policy = KeepPolicy {
+        keep_last: flags.keep.keep_last.unwrap_or(1),
+        keep_every: flags.keep.keep_every.unwrap_or(0),
+        keep_best: flags.keep.keep_best.clone().map(|rule| KeepBest { count, ..rule }),
+    };
+    let retention = Retention::plan(&lake, &flags.run, &policy)?;
+    if retention.steps.is_empty() {
+        forebay::run_record(&lake, &flags.run)?;
+    }
+    // Said before anything is removed.
+    context.printer.result("retention", &retention, &say_retention(&retention));
+    if !flags.dry_run {
+        retention.remove(&lake)?;
+        let removed: Vec<u64> = retention.surplus().collect();
+        context.printer.result("removed", &removed, &format!("{} removed", removed.len()));
+    }
+    Ok(())
+}
+
+fn say_retention(retention: &Retention) -> String {
+    let why = |kept: &Kept| match kept {
+        Kept::Last => "newest",
+        Kept::Every => "every",
+        Kept::Best => "best",
+    };
+    let rows: Vec<_> = retention
+        .steps
+        .iter()
+        .map(|step| {
+            let kept = step.kept.iter().map(why).collect::<Vec<_>>().join(", ");
+            let what = if kept.is_empty() { "removed".into() } else { format!("kept: {kept}") };
+            let value = step.value.map(|value| value.to_string()).unwrap_or_default();
+            vec![step.step.to_string(), value, what]
+        })
+        .collect();
+    table(&["step", "metric", "what becomes of it"], &rows)
 }
 
 pub fn sweep(context: &Context<'_>, flags: &CheckpointSweep) -> Result<(), CommandError> {

@@ -55,6 +55,10 @@ pub struct RankRecord {
     pub parent: Option<u64>,
     /// What the run learns from.
     pub dataset: Option<DatasetReference>,
+    /// The checkpoint of another run that this run went on from, if it was forked: the same in every
+    /// checkpoint of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forked_from: Option<CheckpointReference>,
     /// When the state was captured, in milliseconds since 1970.
     pub captured_unix_ms: u64,
     /// What the trainer stored beside its tensors: schedule, random state, …
@@ -80,6 +84,18 @@ pub struct EarlierFile {
     pub digest: Digest,
     /// Its length.
     pub bytes: u64,
+}
+
+/// A committed checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointReference {
+    /// Its run.
+    pub run: Name,
+    /// Its step.
+    pub step: u64,
+    /// The digest of its commit.
+    pub digest: Digest,
 }
 
 /// One tensor of a rank.
@@ -159,6 +175,10 @@ pub struct CommitRecord {
     pub parent: Option<u64>,
     /// What the run learns from.
     pub dataset: Option<DatasetReference>,
+    /// The checkpoint of another run that this run went on from, if it was forked: the same in every
+    /// checkpoint of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forked_from: Option<CheckpointReference>,
     /// When its last rank was captured, in milliseconds since 1970.
     pub created_unix_ms: u64,
     /// The digest of each rank's record, from rank 0 on; their number is the world size.
@@ -183,6 +203,7 @@ impl Record for RankRecord {
             return Err(format!("rank {} of world size {}", self.rank, self.world_size));
         }
         check_parent(self.parent, self.step)?;
+        check_fork(self.forked_from.as_ref(), &self.run, self.step)?;
         let plan = self.plan().map_err(|error| error.to_string())?;
         let (own, earlier) = self.tensors.split_at(plan.places.len());
         for ((index, place), (at, tensor)) in plan.places.iter().zip(own.iter().enumerate()) {
@@ -251,8 +272,9 @@ impl RankRecord {
 
     /// What all ranks of one attempt must agree on.
     fn shared(&self) -> impl PartialEq + use<'_> {
-        let Self { run, step, world_size, attempt, launch, position, parent, dataset, .. } = self;
-        (run, step, world_size, attempt, launch, position, parent, dataset)
+        let Self { run, step, world_size, attempt, launch, position, .. } = self;
+        let Self { parent, dataset, forked_from, .. } = self;
+        (run, step, world_size, attempt, launch, position, parent, dataset, forked_from)
     }
 }
 
@@ -265,6 +287,7 @@ impl Record for CommitRecord {
         if let Some(step) = self.needs.iter().find(|&&step| step >= self.step) {
             return Err(format!("it needs step {step}, which is no earlier one"));
         }
+        check_fork(self.forked_from.as_ref(), &self.run, self.step)?;
         if self.ranks.is_empty() || self.ranks.len() > RANKS_MAX as usize {
             return Err(format!("it names {} ranks", self.ranks.len()));
         }
@@ -296,6 +319,7 @@ impl CommitRecord {
             position: first.position,
             parent: first.parent,
             dataset: first.dataset.clone(),
+            forked_from: first.forked_from.clone(),
             created_unix_ms: records().map(|one| one.captured_unix_ms).max().unwrap_or(0),
             ranks: ranks.iter().map(|(_, digest)| *digest).collect(),
             tensors: records().map(|one| one.tensors.len() as u64).sum(),
@@ -319,6 +343,16 @@ impl CommitRecord {
 fn check_parent(parent: Option<u64>, step: u64) -> Result<(), String> {
     match parent {
         Some(parent) if parent >= step => Err(format!("its parent, {parent}, is no earlier step")),
+        _ => Ok(()),
+    }
+}
+
+fn check_fork(from: Option<&CheckpointReference>, run: &Name, step: u64) -> Result<(), String> {
+    match from {
+        Some(from) if from.run == *run => Err("it was forked from its own run".into()),
+        Some(from) if from.step > step => {
+            Err(format!("it was forked from {}, a later step", from.step))
+        }
         _ => Ok(()),
     }
 }

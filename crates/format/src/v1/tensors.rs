@@ -77,12 +77,32 @@ struct HeaderEntry {
     data_offsets: [u64; 2],
 }
 
+/// A row of a header that is written.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Row<'a> {
+    Description(&'a BTreeMap<String, String>),
+    Tensor(HeaderEntry),
+}
+
 /// Plans a file that holds `specs`.
 ///
 /// # Errors
 /// [`Error::Unwritable`] for two tensors of one name, a name the format reserves, or a tensor no
 /// machine could hold.
 pub fn plan(specs: &[TensorSpec]) -> Result<TensorPlan, Error> {
+    plan_described(specs, &BTreeMap::new())
+}
+
+/// Plans a file that holds `specs` and says `description`, texts by name, to readers that ask for
+/// the format's `__metadata__`. Nothing is said if it is empty.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_described(
+    specs: &[TensorSpec],
+    description: &BTreeMap<String, String>,
+) -> Result<TensorPlan, Error> {
     let refuse = |what: String| Error::Unwritable { object: "a tensor file".into(), what };
     let mut order: Vec<usize> = (0..specs.len()).collect();
     order.sort_by(|&a, &b| {
@@ -104,11 +124,15 @@ pub fn plan(specs: &[TensorSpec]) -> Result<TensorPlan, Error> {
         };
         let entry =
             HeaderEntry { dtype: spec.dtype, shape: spec.shape.clone(), data_offsets: [end, next] };
-        if spec.name == METADATA || header.insert(spec.name.clone(), entry).is_some() {
+        let row = Row::Tensor(entry);
+        if spec.name == METADATA || header.insert(spec.name.clone(), row).is_some() {
             return Err(refuse(format!("the name `{}` is taken", spec.name)));
         }
         ranges.push((index, end, bytes));
         end = next;
+    }
+    if !description.is_empty() {
+        header.insert(METADATA.into(), Row::Description(description));
     }
     let mut json = serde_json::to_vec(&header).map_err(|error| refuse(error.to_string()))?;
     let unpadded = json.len() + LENGTH_BYTES as usize;
@@ -244,6 +268,19 @@ mod tests {
         for place in parsed {
             assert_eq!(place.offset % place.spec.dtype.bytes(), 0, "{place:?}");
         }
+    }
+
+    #[test]
+    fn a_description_is_there_for_those_who_ask_and_moves_no_tensor() {
+        let specs = [spec("a", Dtype::F32, &[2])];
+        let described = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+        let plan = plan_described(&specs, &described).unwrap();
+        let mut bytes = plan.header.clone();
+        bytes.extend([0; 8]);
+        let parsed = parse(&plan.header[8..], plan.file_bytes, "x").unwrap();
+        assert_eq!(parsed, [plan.places[0].1.clone()]);
+        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        assert_eq!(header.metadata().as_ref().unwrap()["format"], "pt");
     }
 
     #[test]
