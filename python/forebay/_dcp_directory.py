@@ -25,7 +25,7 @@ from ._tree import torch_dtype
 METADATA = ".metadata"
 #: The longest ``.metadata`` that is read.
 METADATA_BYTES_MAX = 1 << 28
-#: The parts of a tensor that are compared with each other.
+#: The most parts of a tensor: each is compared with every other.
 _PARTS_MAX = 1 << 12
 #: Packages whose classes it may name, and functions by which Python pickles some of them. None is
 #: ever looked up.
@@ -208,7 +208,9 @@ class Directory:
             if not fits:
                 raise self._damaged(f"a part of {name!r} does not lie in it")
             elements += math.prod(part.shape)
-        apart = len(parts) <= _PARTS_MAX and not any(
+        if len(parts) > _PARTS_MAX:
+            raise InvalidError(f"{self._path}: {name!r} has {len(parts)} parts, more than {_PARTS_MAX}")
+        apart = not any(
             _overlap(one, other) for at, one in enumerate(parts) for other in parts[:at]
         )
         if elements != math.prod(shape) or not apart:

@@ -36,7 +36,7 @@ fn a_model_many_times_as_large_goes_through_bounded_memory() {
     file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
     file.write_all(&header).unwrap();
     let piece: Vec<u8> = (0..1u32 << 20).map(|at| (at % 251) as u8).collect();
-    for _ in 0..TENSORS * TENSOR_BYTES >> 20 {
+    for _ in 0..(TENSORS * TENSOR_BYTES) >> 20 {
         file.write_all(&piece).unwrap();
     }
     file.flush().unwrap();
