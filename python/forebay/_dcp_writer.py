@@ -117,7 +117,7 @@ class StorageWriter(TorchStorageWriter):
                 f"run {self.run}: {len(plans)} of {self._group.world_size} ranks save; all ranks of the "
                 "job belong to its checkpoints: give no `no_dist` and no process group of fewer ranks"
             )
-        _check_agreement(plans)
+        check_agreement(plans)
         return plans
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
@@ -207,7 +207,7 @@ class _Committed(Future[list[WriteResult]]):
         return super().wait()
 
 
-def _check_agreement(plans: list[SavePlan]) -> None:
+def check_agreement(plans: list[SavePlan]) -> None:
     """Raises when ranks hold different things under one name."""
     forms: dict[str, Any] = {}
     for rank, plan in enumerate(plans):

@@ -19,9 +19,21 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from forebay._dcp_writer import check_agreement
 from forebay.dcp import StorageReader, StorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    MetadataIndex,
+    TensorProperties,
+)
+from torch.distributed.checkpoint.planner import (
+    SavePlan,
+    TensorWriteData,
+    WriteItem,
+    WriteItemType,
+)
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from test_checkpointer import DTYPES, bits, some
@@ -324,6 +336,19 @@ def test_what_the_checkpointer_wrote_is_loaded(tmp_path: Path, local: Path) -> N
     )
     # The library puts values under texts.
     assert target["extra"]["list"] == [1, 2] and target["extra"]["3"][0].tolist() == [1, 1]
+
+
+def test_ranks_that_hold_different_things_under_one_name_are_told(writer: StorageWriter) -> None:
+    def plan(dtype: torch.dtype, row: int) -> SavePlan:
+        chunk = ChunkStorageMetadata(torch.Size([row, 0]), torch.Size([1, 3]))
+        data = TensorWriteData(chunk, TensorProperties(dtype), torch.Size([2, 3]))
+        return SavePlan([WriteItem(MetadataIndex("w", [row, 0]), WriteItemType.SHARD, None, data)])
+
+    with pytest.raises(forebay.InvalidError, match="2 of 1 ranks save"):
+        writer.prepare_global_plan([plan(torch.float32, 0), plan(torch.float32, 1)])
+    check_agreement([plan(torch.float32, 0), plan(torch.float32, 1)])
+    with pytest.raises(forebay.InvalidError, match="'w' is torch.bfloat16 of .* on rank 1 and torch.float32"):
+        check_agreement([plan(torch.float32, 0), plan(torch.bfloat16, 1)])
 
 
 def test_planners_that_cache_their_plans(writer: StorageWriter, reader: StorageReader) -> None:

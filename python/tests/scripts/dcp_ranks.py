@@ -107,6 +107,23 @@ def check_refusal(writer: StorageWriter, reader: StorageReader, state: dict[str,
     assert reader.newest() == 2
 
 
+def check_company(writer: StorageWriter, reader: StorageReader) -> None:
+    """Ranks that do not plan together, or do not save the same step, are told so and not waited for."""
+    rank = distributed.get_rank()
+    for options, why in (
+        ({"checkpoint_id": 9, "no_dist": True}, "1 of 4 ranks save"),
+        ({"checkpoint_id": 9, "use_collectives": False}, "use_collectives=False"),
+        ({"checkpoint_id": 9 + rank}, "saves step"),
+    ):
+        try:
+            dcp.save({"a": torch.ones(4)}, storage_writer=writer, **options)
+        except (CheckpointException, forebay.InvalidError) as refused:
+            assert why in str(refused), refused
+        else:
+            raise AssertionError(why)
+    assert reader.newest() == 2
+
+
 def save(folder: Path) -> None:
     for kind in KINDS:
         model, optimizer = build(kind, seed=0)
@@ -130,6 +147,7 @@ def save(folder: Path) -> None:
         assert reader.newest() == 2
         if kind == "fsdp":
             check_refusal(writer, reader, state)
+            check_company(writer, reader)
         writer.close()
         if distributed.get_rank() == 0:
             (folder / f"{kind}.json").write_text(json.dumps(expected))
