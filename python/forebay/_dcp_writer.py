@@ -114,8 +114,8 @@ class StorageWriter(TorchStorageWriter):
         """Refuses what could be committed and not be read."""
         if len(plans) != self._group.world_size:
             raise InvalidError(
-                f"run {self.run}: {len(plans)} of {self._group.world_size} ranks save; all ranks of the "
-                "job belong to its checkpoints: give no `no_dist` and no process group of fewer ranks"
+                f"run {self.run}: {len(plans)} of {self._group.world_size} ranks save; all ranks of "
+                "the job belong to its checkpoints: give no `no_dist`, nor a process group of fewer"
             )
         check_agreement(plans)
         return plans
@@ -148,9 +148,8 @@ class StorageWriter(TorchStorageWriter):
             if why is not None:
                 raise InvalidError(f"step {step} of run {self.run} is not saved: rank {rank}: {why}")
             if theirs != step:
-                raise InvalidError(
-                    f"run {self.run}: rank {self._group.rank} saves step {step}, and rank {rank} step {theirs}"
-                )
+                ours = f"rank {self._group.rank} saves step {step}"
+                raise InvalidError(f"run {self.run}: {ours}, and rank {rank} step {theirs}")
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Every rank saw the commit before its future completed: there is nothing left to do."""
@@ -217,8 +216,8 @@ def check_agreement(plans: list[SavePlan]) -> None:
             first, known = forms.setdefault(item.index.fqn, (rank, form))
             if known != form:
                 raise InvalidError(
-                    f"{item.index.fqn!r} is {_show(form)} on rank {rank} and {_show(known)} on rank {first}: "
-                    "what ranks hold under one name must be the same; give each its own name"
+                    f"{item.index.fqn!r} is {_show(form)} on rank {rank} and {_show(known)} on rank "
+                    f"{first}: what ranks hold under one name must be the same; give each its own name"
                 )
 
 

@@ -8,19 +8,21 @@
     trainer = Trainer(plugins=[checkpoints], callbacks=[ModelCheckpoint(every_n_train_steps=500)])
     trainer.fit(model, loader, ckpt_path=checkpoints.newest())
 
-Lightning decides when to save and what is in it: weights, optimizers, schedules, loops, callbacks and
-the state of a :class:`forebay.torch.DataLoader`, everything that ``Trainer.save_checkpoint`` collects. A
-save copies that and returns; the rest goes on in the background, and what goes wrong there is raised
-by the next save or at the end of ``fit``. Nothing is pickled, and what cannot be stored (a hyperparameter
-of a class of its own, say) is refused by its name at the first save.
+Lightning decides when to save and what is in it: weights, optimizers, schedules, loops, callbacks
+and the state of a :class:`forebay.torch.DataLoader`, all that ``Trainer.save_checkpoint`` collects,
+which has no state of random generators. A save copies that and returns; the rest goes on in the
+background, and what goes wrong there is raised by the next save or at the end of ``fit``. Nothing is
+pickled, and what cannot be stored (a hyperparameter of a class of its own, say) is refused by its
+name at the first save.
 
-The file that Lightning names, ``….ckpt``, becomes a few bytes of JSON that say run and step, written when
-that step is committed; so "last" and "best", links and the removal of older ones work as they do
-otherwise. Two paths for one step mean one checkpoint. ``load_from_checkpoint`` reads no such file:
+The file that Lightning names, ``….ckpt``, becomes a few bytes of JSON that say run and step, written
+when that step is committed; so "last" and "best", links and the removal of older ones work as they
+do otherwise. Two paths for one step mean one checkpoint. ``load_from_checkpoint`` reads no such file:
 ``forebay.load_checkpoint(lake, run, step=…, names=["state_dict"])`` gives the weights.
 
 The process of rank 0 saves, as for Lightning's own files: one device, and strategies that hold the
-model whole on each rank (DDP). Killed at any point, the next start goes on from the newest committed step.
+model whole on each rank (DDP). Killed at any point, the next start goes on from the newest committed
+step.
 """
 
 from __future__ import annotations
@@ -106,7 +108,7 @@ class CheckpointIO(LightningCheckpointIO):
         self._raise_failures()
         step = checkpoint.get("global_step")
         if not isinstance(step, int):
-            raise InvalidError("the checkpoint has no global_step: only what the Trainer saves can be kept")
+            raise InvalidError("there is no global_step: only what the Trainer saves can be kept")
         is_new = step not in self._saved
         if is_new:
             saves, leaves = self._open(), Leaves()

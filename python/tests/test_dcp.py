@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -151,9 +153,10 @@ def test_every_type_and_shape_comes_back_bit_for_bit(
     if whole.is_complex() and name != "complex32":
         tensors["conjugate"] = whole.conj()
     dcp.save({"state": tensors}, checkpoint_id=1, storage_writer=writer)
-    state = {"state": {key: some(dtype, *one.shape) if one.ndim else torch.empty((), dtype=dtype) for key, one in tensors.items()}}  # fmt: skip
-    state["state"]["strided"] = whole.clone().permute(2, 0, 1)
-    state["state"]["whole"] = torch.empty(7, 5, 4, dtype=dtype)[:6]
+    empty = {key: torch.empty(one.shape, dtype=dtype) for key, one in tensors.items()}
+    # Where elements lie apart, they are put one by one.
+    empty["strided"] = torch.empty(6, 5, 4, dtype=dtype).permute(2, 0, 1)
+    state = {"state": empty}
     dcp.load(state, storage_reader=reader)
     for key, tensor in tensors.items():
         assert bits(state["state"][key]) == bits(tensor), key
@@ -163,7 +166,8 @@ def test_values_that_are_no_tensors_come_back_as_they_were(
     writer: StorageWriter, reader: StorageReader, tmp_path: Path, local: Path
 ) -> None:
     values: dict[str, Any] = {
-        "text": "é", "large": 1 << 80, "not": float("-inf"), "bytes": b"\0\xff", "empty": [], "size": torch.Size([2]),
+        "text": "é", "large": 1 << 80, "not": float("-inf"), "bytes": b"\0\xff", "empty": [],
+        "size": torch.Size([2]),
         "tuple": (1, torch.arange(3), ("a", {"b": torch.eye(2, dtype=torch.bfloat16)})),
         "array": np.arange(6, dtype=np.int16).reshape(2, 3), "mixed": [torch.ones(2), {"c": [1, 2]}],
     }  # fmt: skip
@@ -287,6 +291,32 @@ def test_async_saves_hold_what_was_there_when_they_were_asked_for(
         assert state["step"] == step and bool((state["weight"] == step).all())
 
 
+def test_a_killed_process_leaves_steps_that_are_whole(tmp_path: Path, local: Path) -> None:
+    (tmp_path / "lake").mkdir()
+    seconds = random.Random(7).uniform(0, 0.1)
+    script = Path(__file__).parent / "scripts" / "dcp_killed.py"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script), str(tmp_path), str(seconds)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    # Opening it brings what was captured to the lake.
+    with StorageWriter(tmp_path / "lake", "run", local=local) as writer:
+        reader = StorageReader(tmp_path / "lake", "run", local=local)
+        newest = reader.newest()
+        assert newest is not None and newest >= 2
+        for step in (newest - 1, newest):
+            state = {"weight": torch.empty(1 << 20), "step": 0}
+            dcp.load(state, checkpoint_id=step, storage_reader=reader)
+            assert state["step"] == step and bool((state["weight"] == step).all())
+        dcp.save({"weight": torch.ones(2)}, checkpoint_id=newest + 1, storage_writer=writer)
+    staged = [path for path in (local / "staging").rglob("*") if path.is_file()]
+    assert reader.newest() == newest + 1 and not staged
+
+
 def in_chunks(values: torch.Tensor, whole: tuple[int, ...], starts: list[tuple[int, ...]]) -> torch.Tensor:
     """A local tensor whose rows are parts of a larger one, as the library's protocol says it."""
     sides = [(1, values.shape[1])] * len(starts)
@@ -305,7 +335,8 @@ def test_parts_of_one_tensor_on_one_rank(
     parts = in_chunks(whole[[2, 0, 3, 1]].clone(), (4, 3), [(2, 0), (0, 0), (3, 0), (1, 0)])
     state = {"w": parts, "w#2": torch.ones(2), "__metadata__": torch.zeros(1), "w#": (torch.full((2,), 7),)}
     dcp.save(state, checkpoint_id=1, storage_writer=writer)
-    loaded: dict[str, Any] = {"w": torch.empty(4, 3), "w#2": torch.empty(2), "__metadata__": torch.empty(1), "w#": 0}
+    loaded: dict[str, Any] = {"w": torch.empty(4, 3), "w#2": torch.empty(2), "w#": 0}
+    loaded["__metadata__"] = torch.empty(1)
     dcp.load(loaded, storage_reader=reader)
     assert torch.equal(loaded["w"], whole) and loaded["w#2"].tolist() == [1, 1]
     assert loaded["w#"][0].tolist() == [7, 7]
@@ -366,7 +397,8 @@ def test_tied_tensors_and_other_types_are_filled_one_after_the_other(
     writer: StorageWriter, reader: StorageReader
 ) -> None:
     weight = torch.arange(8.0)
-    dcp.save({"one": weight, "two": weight, "half": weight.half()}, checkpoint_id=1, storage_writer=writer)
+    saved = {"one": weight, "two": weight, "half": weight.half()}
+    dcp.save(saved, checkpoint_id=1, storage_writer=writer)
     target = torch.empty(8)
     state = {"one": target, "two": target, "half": torch.empty(8, dtype=torch.float64)}
     dcp.load(state, storage_reader=reader)
