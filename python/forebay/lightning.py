@@ -85,6 +85,7 @@ class CheckpointIO(LightningCheckpointIO):
         self._saves: Saves | None = None
         self._saved: set[int] = set()
         self._committed: set[int] = set()
+        self._is_over = False
         self._thread: ThreadPoolExecutor | None = None
         self._under_way: list[Future[None]] = []
 
@@ -109,6 +110,10 @@ class CheckpointIO(LightningCheckpointIO):
         step = checkpoint.get("global_step")
         if not isinstance(step, int):
             raise InvalidError("there is no global_step: only what the Trainer saves can be kept")
+        if step < max(self._saved, default=0):
+            # Another fit, or one that goes on from an older step: what was saved is not this.
+            self._saved.clear()
+            self._committed.clear()
         is_new = step not in self._saved
         if is_new:
             saves, leaves = self._open(), Leaves()
@@ -116,6 +121,9 @@ class CheckpointIO(LightningCheckpointIO):
             saves.capture(step, leaves.leaves, {"state": state})
             self._saved.add(step)
         self._later(self._publish, step, os.fspath(path), is_new)
+        if self._is_over:
+            # Nobody calls again to be told: this waits.
+            self._under_way.pop().result()
 
     def load_checkpoint(
         self,
@@ -175,14 +183,20 @@ class CheckpointIO(LightningCheckpointIO):
         self._later(_remove, os.fspath(path))
 
     def teardown(self) -> None:
-        """Waits until all is durable, and raises what went wrong."""
+        """Waits until all is durable, and raises what went wrong; saves after this wait themselves."""
+        self._is_over = True
         if self._thread is not None:
             self._thread.shutdown(wait=True)
             self._thread = None
-        self._raise_failures()
-        if self._saves is not None:
-            self._saves.close()
-            self._saves = None
+        saves, self._saves = self._saves, None
+        if saves is None:
+            return self._raise_failures()
+        try:
+            self._raise_failures()
+            saves.close()
+        except BaseException:
+            saves.abandon()
+            raise
 
     def _open(self) -> Saves:
         if self._saves is None:
@@ -200,7 +214,11 @@ class CheckpointIO(LightningCheckpointIO):
     def _publish(self, step: int, path: str, is_new: bool) -> None:
         if is_new:
             assert self._saves is not None, "it is closed after this"
-            self._saves.await_commit(step)
+            try:
+                self._saves.await_commit(step)
+            except Exception:
+                self._saved.discard(step)
+                raise
             self._committed.add(step)
         elif step not in self._committed:
             # Why is told by the first path.
