@@ -20,8 +20,8 @@ def parse_step(checkpoint_id: str | os.PathLike[str] | int) -> int:
     if isinstance(text, str) and text.isascii() and text.isdigit() and int(text) <= STEP_MAX:
         return int(text)
     raise InvalidError(
-        f"checkpoint_id is {checkpoint_id!r}; give the number of steps taken, such as 1000 (lake and run "
-        "are named where the writer or reader is made)"
+        f"checkpoint_id is {checkpoint_id!r}; give the number of steps taken, such as 1000 (lake and "
+        "run are named where the writer or reader is made)"
     )
 
 

@@ -54,8 +54,8 @@ class Items:
         start = tuple(data.chunk.offsets)
         if tuple(local.shape) != shape:
             raise InvalidError(
-                f"{show(path)} cannot be stored: the plan says a part of {list(shape)}, and the planner "
-                f"gave one of {list(local.shape)}"
+                f"{show(path)} cannot be stored: the plan says a part of {list(shape)}, and the "
+                f"planner gave one of {list(local.shape)}"
             )
         box = Box(whole, None if shape == whole else start, shape)
         type_name = str(local.dtype).removeprefix("torch.")
@@ -78,8 +78,8 @@ class Items:
     def _add_value(self, name: str, path: Path, value: Any) -> None:
         if has_state(value):
             raise InvalidError(
-                f"{show(path)} cannot be stored: it is a {type(value).__qualname__}, and would come back "
-                "as what it holds; give its state_dict()"
+                f"{show(path)} cannot be stored: it is a {type(value).__qualname__}, and would come "
+                "back as what it holds; give its state_dict()"
             )
         inner = _Inner(name, len(path))
         self.items.append(
@@ -102,8 +102,8 @@ class _Inner(Leaves):
     def _add(self, name: str, path: Path, form: Any, box: Box, value: Any) -> None:
         if box.start is not None:
             raise InvalidError(
-                f"{show(path)} cannot be stored: it is spread over ranks inside of a value that one rank "
-                "writes; put it into dicts and lists alone, which the planner takes apart"
+                f"{show(path)} cannot be stored: it is spread over ranks inside of a value that one "
+                "rank writes; put it into dicts and lists alone, which the planner takes apart"
             )
         super()._add(name, path, form, box, value)
 

@@ -98,7 +98,9 @@ class StorageReader(TorchStorageReader):
         self._opened = _Opened(checkpoint, self.run)
         return self._opened.metadata()
 
-    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *_: Any, **__: Any) -> None:
+    def set_up_storage_reader(
+        self, metadata: Metadata, is_coordinator: bool, *_: Any, **__: Any
+    ) -> None:
         """Nothing is left to do."""
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:

@@ -117,10 +117,10 @@ class StorageWriter(TorchStorageWriter):
         """Refuses what could be committed and not be read."""
         if len(plans) != self._group.world_size:
             raise InvalidError(
-                f"run {self.run}: {len(plans)} of {self._group.world_size} ranks save; all ranks of the "
-                "job belong to its checkpoints: give no `no_dist` and no process group of fewer ranks"
+                f"run {self.run}: {len(plans)} of {self._group.world_size} ranks save; all ranks of "
+                "the job belong to its checkpoints: give no `no_dist`, nor a process group of fewer"
             )
-        _check_agreement(plans)
+        check_agreement(plans)
         return plans
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
@@ -151,9 +151,8 @@ class StorageWriter(TorchStorageWriter):
             if why is not None:
                 raise InvalidError(f"step {step} of run {self.run} is not saved: rank {rank}: {why}")
             if theirs != step:
-                raise InvalidError(
-                    f"run {self.run}: rank {self._group.rank} saves step {step}, and rank {rank} step {theirs}"
-                )
+                ours = f"rank {self._group.rank} saves step {step}"
+                raise InvalidError(f"run {self.run}: {ours}, and rank {rank} step {theirs}")
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Every rank saw the commit before its future completed: there is nothing left to do."""
@@ -210,7 +209,7 @@ class _Committed(Future[list[WriteResult]]):
         return super().wait()
 
 
-def _check_agreement(plans: list[SavePlan]) -> None:
+def check_agreement(plans: list[SavePlan]) -> None:
     """Raises when ranks hold different things under one name."""
     forms: dict[str, Any] = {}
     for rank, plan in enumerate(plans):
@@ -220,8 +219,8 @@ def _check_agreement(plans: list[SavePlan]) -> None:
             first, known = forms.setdefault(item.index.fqn, (rank, form))
             if known != form:
                 raise InvalidError(
-                    f"{item.index.fqn!r} is {_show(form)} on rank {rank} and {_show(known)} on rank {first}: "
-                    "what ranks hold under one name must be the same; give each its own name"
+                    f"{item.index.fqn!r} is {_show(form)} on rank {rank} and {_show(known)} on rank "
+                    f"{first}: what ranks hold under one name must be the same; give each its own name"
                 )
 
 

@@ -21,7 +21,7 @@ read in any other layout: DDP, FSDP2, tensor parallel, meshes of several dimensi
 
 Nothing is pickled. Values that are no tensors are stored as JSON (what ``forebay.Checkpointer``
 takes), and what cannot be is refused by its name on all ranks before anything is written. Each tensor
-that is read is verified. ``forebay.load_checkpoint`` gives the state as it was saved, with texts as
+that is read is verified; it is read in place, so a load that fails leaves the state undefined. ``forebay.load_checkpoint`` gives the state as it was saved, with texts as
 keys; the reader here reads what ``forebay.Checkpointer`` wrote, too.
 
 ``async_save`` copies the state before it returns. Give it one stager for all saves, and it reuses
@@ -31,7 +31,11 @@ CPU backend, and ``AsyncCheckpointerType.PROCESS`` is refused: the engine's thre
 into another process.
 
 Failures reach the caller as ``torch.distributed.checkpoint.api.CheckpointException``, which holds
-for each rank the exception of ``forebay`` that it raised.
+for each rank the exception of ``forebay`` that it raised. A step that is not there is the one that the
+library puts into words of its own, around ours; ask ``reader.newest()`` before.
+
+All ranks of the job save together. If one of them dies or its disk fails after they agreed to, the
+others wait ten minutes for its part, and then say whose is missing.
 """
 
 from ._dcp_reader import StorageReader

@@ -8,19 +8,21 @@
     trainer = Trainer(plugins=[checkpoints], callbacks=[ModelCheckpoint(every_n_train_steps=500)])
     trainer.fit(model, loader, ckpt_path=checkpoints.newest())
 
-Lightning decides when to save and what is in it: weights, optimizers, schedules, loops, callbacks and
-the state of a :class:`forebay.torch.DataLoader`, everything that ``Trainer.save_checkpoint`` collects. A
-save copies that and returns; the rest goes on in the background, and what goes wrong there is raised
-by the next save or at the end of ``fit``. Nothing is pickled, and what cannot be stored (a hyperparameter
-of a class of its own, say) is refused by its name at the first save.
+Lightning decides when to save and what is in it: weights, optimizers, schedules, loops, callbacks
+and the state of a :class:`forebay.torch.DataLoader`, all that ``Trainer.save_checkpoint`` collects,
+which has no state of random generators. A save copies that and returns; the rest goes on in the
+background, and what goes wrong there is raised by the next save or at the end of ``fit``. Nothing is
+pickled, and what cannot be stored (a hyperparameter of a class of its own, say) is refused by its
+name at the first save.
 
-The file that Lightning names, ``….ckpt``, becomes a few bytes of JSON that say run and step, written when
-that step is committed; so "last" and "best", links and the removal of older ones work as they do
-otherwise. Two paths for one step mean one checkpoint. ``load_from_checkpoint`` reads no such file:
+The file that Lightning names, ``….ckpt``, becomes a few bytes of JSON that say run and step, written
+when that step is committed; so "last" and "best", links and the removal of older ones work as they
+do otherwise. Two paths for one step mean one checkpoint. ``load_from_checkpoint`` reads no such file:
 ``forebay.load_checkpoint(lake, run, step=…, names=["state_dict"])`` gives the weights.
 
 The process of rank 0 saves, as for Lightning's own files: one device, and strategies that hold the
-model whole on each rank (DDP). Killed at any point, the next start goes on from the newest committed step.
+model whole on each rank (DDP). Killed at any point, the next start goes on from the newest committed
+step.
 """
 
 from __future__ import annotations
@@ -83,6 +85,7 @@ class CheckpointIO(LightningCheckpointIO):
         self._saves: Saves | None = None
         self._saved: set[int] = set()
         self._committed: set[int] = set()
+        self._is_over = False
         self._thread: ThreadPoolExecutor | None = None
         self._under_way: list[Future[None]] = []
 
@@ -106,7 +109,11 @@ class CheckpointIO(LightningCheckpointIO):
         self._raise_failures()
         step = checkpoint.get("global_step")
         if not isinstance(step, int):
-            raise InvalidError("the checkpoint has no global_step: only what the Trainer saves can be kept")
+            raise InvalidError("there is no global_step: only what the Trainer saves can be kept")
+        if step < max(self._saved, default=0):
+            # Another fit, or one that goes on from an older step: what was saved is not this.
+            self._saved.clear()
+            self._committed.clear()
         is_new = step not in self._saved
         if is_new:
             saves, leaves = self._open(), Leaves()
@@ -114,6 +121,9 @@ class CheckpointIO(LightningCheckpointIO):
             saves.capture(step, leaves.leaves, {"state": state})
             self._saved.add(step)
         self._later(self._publish, step, os.fspath(path), is_new)
+        if self._is_over:
+            # Nobody calls again to be told: this waits.
+            self._under_way.pop().result()
 
     def load_checkpoint(
         self,
@@ -173,14 +183,20 @@ class CheckpointIO(LightningCheckpointIO):
         self._later(_remove, os.fspath(path))
 
     def teardown(self) -> None:
-        """Waits until all is durable, and raises what went wrong."""
+        """Waits until all is durable, and raises what went wrong; saves after this wait themselves."""
+        self._is_over = True
         if self._thread is not None:
             self._thread.shutdown(wait=True)
             self._thread = None
-        self._raise_failures()
-        if self._saves is not None:
-            self._saves.close()
-            self._saves = None
+        saves, self._saves = self._saves, None
+        if saves is None:
+            return self._raise_failures()
+        try:
+            self._raise_failures()
+            saves.close()
+        except BaseException:
+            saves.abandon()
+            raise
 
     def _open(self) -> Saves:
         if self._saves is None:
@@ -199,7 +215,11 @@ class CheckpointIO(LightningCheckpointIO):
     def _publish(self, step: int, path: str, is_new: bool) -> None:
         if is_new:
             assert self._saves is not None, "it is closed after this"
-            self._saves.await_commit(step)
+            try:
+                self._saves.await_commit(step)
+            except Exception:
+                self._saved.discard(step)
+                raise
             self._committed.add(step)
         elif step not in self._committed:
             # Why is told by the first path.

@@ -177,6 +177,10 @@ def test_a_fit_that_is_kept_in_a_run_goes_on_bit_for_bit(
     )
     for name, one in second.state_dict().items():
         assert torch.equal(stored["state_dict"][name], one)
+    # After the fit, a save has said what became of it when it returns.
+    after.save_checkpoint(tmp_path / "final.ckpt")
+    assert io.load_checkpoint(tmp_path / "final.ckpt")["global_step"] == after.global_step
+    io.teardown()
 
 
 class Choice:

@@ -20,7 +20,7 @@ import torch.distributed.checkpoint as dcp
 from forebay.dcp import StorageReader, StorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
@@ -29,7 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 KINDS = ("fsdp", "ddp", "tensor-parallel", "async")
 
 
-def build(kind: str, seed: int) -> tuple[Any, Any]:
+def build(kind: str, seed: int, mesh: Any = None) -> tuple[Any, Any]:
     torch.manual_seed(seed)
     # Sides that ranks cannot share evenly; tensor parallel inside FSDP2 wants even ones.
     width = 32 if kind == "tensor-parallel" else 31
@@ -40,12 +40,12 @@ def build(kind: str, seed: int) -> tuple[Any, Any]:
     if kind == "ddp":
         model = DistributedDataParallel(model)
     elif kind == "tensor-parallel" and world_size == 4:
-        mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
-        parallelize_module(model, mesh["tensor"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
-        fully_shard(model, mesh=mesh["data"])
+        square = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+        parallelize_module(model, square["tensor"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+        fully_shard(model, mesh=square["data"])
     else:
         for part in (model[0], model[2], model):
-            fully_shard(part)
+            fully_shard(part, mesh=mesh)
     return model, torch.optim.AdamW(model.parameters(), lr=1e-2)
 
 
@@ -107,6 +107,23 @@ def check_refusal(writer: StorageWriter, reader: StorageReader, state: dict[str,
     assert reader.newest() == 2
 
 
+def check_company(writer: StorageWriter, reader: StorageReader) -> None:
+    """Ranks that do not plan together, or do not save the same step, are told so and not waited for."""
+    rank = distributed.get_rank()
+    for options, why in (
+        ({"checkpoint_id": 9, "no_dist": True}, "1 of 4 ranks save"),
+        ({"checkpoint_id": 9, "use_collectives": False}, "use_collectives=False"),
+        ({"checkpoint_id": 9 + rank}, "saves step"),
+    ):
+        try:
+            dcp.save({"a": torch.ones(4)}, storage_writer=writer, **options)
+        except (CheckpointException, forebay.InvalidError) as refused:
+            assert why in str(refused), refused
+        else:
+            raise AssertionError(why)
+    assert reader.newest() == 2
+
+
 def save(folder: Path) -> None:
     for kind in KINDS:
         model, optimizer = build(kind, seed=0)
@@ -130,6 +147,7 @@ def save(folder: Path) -> None:
         assert reader.newest() == 2
         if kind == "fsdp":
             check_refusal(writer, reader, state)
+            check_company(writer, reader)
         writer.close()
         if distributed.get_rank() == 0:
             (folder / f"{kind}.json").write_text(json.dumps(expected))
@@ -138,17 +156,27 @@ def save(folder: Path) -> None:
 def load(folder: Path) -> None:
     for kind in KINDS:
         for layout in ("fsdp", "ddp") if kind == "fsdp" else ("fsdp",):
-            model, optimizer = build(kind if kind == "tensor-parallel" else layout, seed=1)
-            train(model, optimizer, 1)
-            state = state_of(model, optimizer)
-            state["extra"] = {"epoch": 0, "name": "", "pair": None, "list": []}
-            reader = StorageReader(folder / "lake", kind, local=folder / "local")
-            dcp.load(state, storage_reader=reader)
-            set_state_dict(
-                model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
-            )
-            found = digest({**state_of(model, optimizer), "extra": state["extra"]})
-            assert found == json.loads((folder / f"{kind}.json").read_text()), (kind, layout)
+            load_one(folder, kind, layout)
+    if distributed.get_world_size() > 2:
+        # Two of the ranks alone.
+        pair = distributed.new_group([0, 1])
+        if distributed.get_rank() < 2:
+            mesh = DeviceMesh.from_group(pair, "cpu", mesh=[0, 1])
+            load_one(folder, "fsdp", "fsdp", mesh=mesh, group=pair)
+
+
+def load_one(folder: Path, kind: str, layout: str, mesh: Any = None, group: Any = None) -> None:
+    model, optimizer = build(kind if kind == "tensor-parallel" else layout, seed=1, mesh=mesh)
+    train(model, optimizer, 1)
+    state = state_of(model, optimizer)
+    state["extra"] = {"epoch": 0, "name": "", "pair": None, "list": []}
+    reader = StorageReader(folder / "lake", kind, local=folder / "local")
+    dcp.load(state, storage_reader=reader, process_group=group)
+    set_state_dict(
+        model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
+    )
+    found = digest({**state_of(model, optimizer), "extra": state["extra"]})
+    assert found == json.loads((folder / f"{kind}.json").read_text()), (kind, layout)
 
 
 def main() -> None:
