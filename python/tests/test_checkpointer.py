@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from forebay._interval import Policy
+from forebay._overlap import Overlap
 
 from conftest import OpenFeed
 
@@ -321,15 +324,15 @@ def test_a_background_failure_is_raised_by_the_next_step(
 ) -> None:
     checkpointer = open_checkpointer({"model": torch.nn.Linear(4, 4)}, interval=1)
     lake = tmp_path / "checkpoints"
+    assert checkpointer.resume() == 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         # A file where the run's folder must be: nothing can be committed.
-        (lake / "runs").mkdir(exist_ok=True)
-        (lake / "runs" / "run").write_text("in the way")
+        (lake / "runs" / "run" / "checkpoints").write_text("in the way")
         checkpointer.save(1)
         with pytest.raises(forebay.Error, match="step 1 of run run is not committed"):
             checkpointer.wait()
-        (lake / "runs" / "run").unlink()
+        (lake / "runs" / "run" / "checkpoints").unlink()
         assert [report["step"] for report in checkpointer.wait()] == [1]
 
 
@@ -426,3 +429,93 @@ def test_a_fork_goes_on_without_the_range_that_is_skipped(
         forebay.fork_run(tmp_path / "checkpoints", "run", 99, "new", local=local)
     forked_run = forebay.fork_run(tmp_path / "checkpoints", "run", None, "new", local=local)
     assert forked_run["origin"]["step"] == 8 and not forked_run["existed"]
+
+
+def adam(model: torch.nn.Module) -> torch.optim.Optimizer:
+    """An optimizer whose state is there."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    train_step(model, optimizer)
+    return optimizer
+
+
+def train_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    model(torch.ones(2, 512)).sum().backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def test_what_is_copied_while_training_goes_on_is_the_state_of_its_step(
+    open_checkpointer: Any, tmp_path: Path, local: Path
+) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(512, 512), torch.nn.BatchNorm1d(512))
+    optimizer = adam(model)
+    state = {"model": model, "optimizer": optimizer}
+    checkpointer = open_checkpointer(state, interval=1, keep_last=0)
+    expected = []
+    for step in range(4):
+        train_step(model, optimizer)
+        expected.append(copy.deepcopy({name: one.state_dict() for name, one in state.items()}))
+        assert checkpointer.step(step)
+    checkpointer.wait()
+    assert committed(tmp_path, "run") == [1, 2, 3, 4]
+    for step, whole in enumerate(expected):
+        found = load(tmp_path, local, step=step + 1)
+        for key, one in whole["model"].items():
+            assert bits(found["model"][key]) == bits(one)
+        for number, moments in whole["optimizer"]["state"].items():
+            for key, one in moments.items():
+                assert bits(found["optimizer"]["state"][number][key]) == bits(one)
+
+
+class Slow:
+    """A copy that is not done before ``go`` is set."""
+
+    def __init__(self, copying: Any, go: threading.Event) -> None:
+        self._copying = copying
+        self._go = go
+        self.settle = copying.settle
+
+    def wait(self) -> None:
+        self._go.wait(60)
+        self._copying.wait()
+
+
+def test_a_state_that_changes_while_it_is_copied_is_dropped_and_saved_after_the_next_step(
+    open_checkpointer: Any, tmp_path: Path, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, watch = threading.Event(), Overlap.watch
+    monkeypatch.setattr(
+        Overlap, "watch", lambda self, copying, later: watch(self, Slow(copying, go), later)
+    )
+    model = torch.nn.Linear(512, 512)
+    optimizer = adam(model)
+    checkpointer = open_checkpointer({"model": model, "optimizer": optimizer}, interval=3)
+    assert checkpointer.step(2)
+    with torch.no_grad():
+        model.weight.mul_(2)
+    go.set()
+    train_step(model, optimizer)
+    with pytest.warns(UserWarning, match="changed outside of an optimizer's step"):
+        assert checkpointer.step(3)
+    checkpointer.wait()
+    assert committed(tmp_path, "run") == [4]
+    assert torch.equal(load(tmp_path, local)["model"]["weight"], model.weight)
+
+
+def test_the_optimizer_waits_for_the_copy(
+    open_checkpointer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, watch = threading.Event(), Overlap.watch
+    monkeypatch.setattr(
+        Overlap, "watch", lambda self, copying, later: watch(self, Slow(copying, go), later)
+    )
+    model = torch.nn.Linear(512, 512)
+    optimizer = adam(model)
+    checkpointer = open_checkpointer({"model": model, "optimizer": optimizer}, interval=1)
+    assert checkpointer.step(0)
+    stepping = threading.Thread(target=optimizer.step)
+    stepping.start()
+    stepping.join(0.2)
+    assert stepping.is_alive()
+    go.set()
+    stepping.join()
+    assert [report["step"] for report in checkpointer.wait()] == [1]
