@@ -291,8 +291,10 @@ impl Checkpoint {
         let (engine, opened) = (engine.clone(), opened.clone());
         let work = move || {
             let regions = wanted.iter().map(|(name, start, shape, address, bytes)| {
-                // SAFETY: `_checkpointer.py` passes memory of tensors it just made and has shown to
-                // nobody, each once, and keeps them until the call returns: not before this ends.
+                // SAFETY: the callers pass memory of tensors that they keep until the call returns,
+                // which is not before this ends: `_restore.py` made them and has shown them to nobody,
+                // `_dcp_reader.py` was given them to fill by the training thread, which waits. No two
+                // regions overlap: one is made for each, or `_Ranges` sees to it.
                 let into = unsafe { memory_mut(*address, *bytes) };
                 Region { name, start: start.clone(), shape: shape.clone(), into }
             });
