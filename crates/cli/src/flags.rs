@@ -653,10 +653,10 @@ mod tests {
     #[test]
     fn sizes_and_times_are_read_as_people_write_them() {
         assert_eq!(
-            (size("4096"), size("64MiB"), size("2 GiB")),
-            (Ok(4096), Ok(64 << 20), Ok(2 << 30))
+            (size("4096"), size("64MiB"), size("2 GiB"), size("5GB")),
+            (Ok(4096), Ok(64 << 20), Ok(2 << 30), Ok(5_000_000_000))
         );
-        assert!(size("-1").is_err() && size("64MB").is_err() && size("99999999TiB").is_err());
+        assert!(size("-1").is_err() && size("64Mb").is_err() && size("99999999TiB").is_err());
         assert_eq!(milliseconds("1.5"), Ok(Duration::from_micros(1500)));
         assert!(seconds("0").is_err() && seconds("-1").is_err() && seconds("NaN").is_err());
         let column = ImageColumn { name: "jpg".into(), width: 320, height: 200 };
