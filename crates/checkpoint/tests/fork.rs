@@ -182,3 +182,32 @@ fn a_fork_of_a_damaged_file_is_found_by_whoever_reads_it() {
     fork_at(&tiers, 20, "b").unwrap();
     assert_eq!(verify(&tiers.lake, &name("b"), None).unwrap_err().kind(), ErrorKind::Corrupt);
 }
+
+#[test]
+fn a_fork_has_the_earlier_files_that_its_step_refers_to() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let transfer = tiers.transfer();
+    let tensor = |number: u8, value: u8| StateTensor {
+        name: format!("model.t{number}").into(),
+        dtype: Dtype::U8,
+        shape: vec![64 << 10],
+        bytes: Cow::Owned(vec![value; 64 << 10]),
+        part: None,
+    };
+    let mut checkpointer = open(&transfer, &keep_all()).unwrap();
+    for step in [10, 20] {
+        let state: Vec<_> = (0..8).map(|number| tensor(number, step * (number / 7))).collect();
+        let position = Position { step: step.into() };
+        checkpointer.save(step.into(), position, &state, &json!({})).unwrap();
+        checkpointer.wait().unwrap();
+    }
+    drop(checkpointer);
+    fork_at(&tiers, 20, "b").unwrap();
+    assert_eq!(show(&tiers.lake, &name("b"), 20).unwrap().commit.needs, [10]);
+    for one in ["checkpoints/000000000010", "checkpoints/000000000020"] {
+        std::fs::remove_dir_all(tiers.lake_path().join("runs/day").join(one)).unwrap();
+    }
+    sweep(&tiers.lake, &name("b"), &tiers.runtime, std::time::Duration::ZERO, true).unwrap();
+    verify(&tiers.lake, &name("b"), Some(20)).unwrap();
+    assert_eq!(steps(&tiers, &name("b")), [20]);
+}
