@@ -479,13 +479,19 @@ class Slow:
         self._copying.wait()
 
 
-def test_a_state_that_changes_while_it_is_copied_is_dropped_and_saved_after_the_next_step(
-    open_checkpointer: Any, tmp_path: Path, local: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def go(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """No copy is done before this is set."""
     go, watch = threading.Event(), Overlap.watch
     monkeypatch.setattr(
         Overlap, "watch", lambda self, copying, later: watch(self, Slow(copying, go), later)
     )
+    return go
+
+
+def test_a_state_that_changes_while_it_is_copied_is_dropped_and_saved_after_the_next_step(
+    open_checkpointer: Any, tmp_path: Path, local: Path, go: threading.Event
+) -> None:
     model = torch.nn.Linear(512, 512)
     optimizer = adam(model)
     checkpointer = open_checkpointer({"model": model, "optimizer": optimizer}, interval=3)
@@ -501,13 +507,7 @@ def test_a_state_that_changes_while_it_is_copied_is_dropped_and_saved_after_the_
     assert torch.equal(load(tmp_path, local)["model"]["weight"], model.weight)
 
 
-def test_the_optimizer_waits_for_the_copy(
-    open_checkpointer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    go, watch = threading.Event(), Overlap.watch
-    monkeypatch.setattr(
-        Overlap, "watch", lambda self, copying, later: watch(self, Slow(copying, go), later)
-    )
+def test_the_optimizer_waits_for_the_copy(open_checkpointer: Any, go: threading.Event) -> None:
     model = torch.nn.Linear(512, 512)
     optimizer = adam(model)
     checkpointer = open_checkpointer({"model": model, "optimizer": optimizer}, interval=1)

@@ -201,9 +201,9 @@ def test_a_hyperparameter_that_cannot_be_stored_is_named(
 def test_a_lake_that_fails_is_told_and_names_no_path(
     loader: Any, checkpoints: Any, tmp_path: Path
 ) -> None:
-    # A file where the run's folder must be: nothing can be committed.
-    (tmp_path / "checkpoints" / "runs").mkdir()
-    (tmp_path / "checkpoints" / "runs" / "other").write_text("in the way")
+    # A file where the checkpoints' folder must be: nothing can be committed.
+    (tmp_path / "checkpoints" / "runs" / "other").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "runs" / "other" / "checkpoints").write_text("in the way")
     io = CheckpointIO(tmp_path / "checkpoints", "other", local=tmp_path / "local")
     model = learning(loader)
     saving = ModelCheckpoint(tmp_path / "paths", every_n_train_steps=2)
