@@ -2,10 +2,13 @@
 
 For each contestant, in milliseconds over the rounds (median):
 
-*lost*      how much longer a save and the training step after it take than that step alone; the step
-            is matrix products on one thread and AdamW, so that copying in the background has a core
-*durable*   from the start of a save, with nothing beside it, until it is on disk
-*restore*   into a live model and optimizer
+*pause*     how long the training thread stands still: in the call that saves, and before the optimizer's
+            step for what is still being copied
+*lost*      how much longer a save and the training step after it take than that step alone, which is
+            matrix products on one thread, and AdamW: the pause, and what the background takes away
+*node*      from the start of a save, with nothing beside it, until a copy is durable on this node
+*durable*   the same, until it cannot be lost: for Forebay a second copy, in the lake, and its commit
+*restore*   into a live model and optimizer; Forebay from the lake, every tensor verified
 
 Every save is of a state that changed. Beside them a copy of the same bytes on one thread into warm
 memory: the floor of a capture that is not overlapped. The page cache is warm; what is asynchronous is
@@ -58,8 +61,14 @@ class TorchSave:
     def save(self) -> None:
         torch.save({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, self.file)
 
-    def settle(self) -> None:
+    def await_copy(self) -> None:
+        """Nothing is copied in the background."""
+
+    def settle(self) -> float | None:
+        """Waits until the save is on disk; says how many milliseconds after its capture it was on this
+        node, where that is another moment."""
         sync(self.folder)
+        return None
 
     def restore(self) -> None:
         state = torch.load(self.file, weights_only=True)
@@ -115,11 +124,11 @@ class Asynchronous(Distributed):
             self.state(), checkpoint_id=self.folder / "dcp", no_dist=True, async_stager=self.stager
         )
 
-    def settle(self) -> None:
+    def settle(self) -> float | None:
         if self.future is not None:
             self.future.result()
             self.future = None
-        super().settle()
+        return super().settle()
 
 
 class Forebay:
@@ -139,8 +148,11 @@ class Forebay:
         self.checkpointer.step(self.taken)
         self.taken += 1
 
-    def settle(self) -> None:
-        self.checkpointer.wait()
+    def await_copy(self) -> None:
+        self.checkpointer._overlap.settle()
+
+    def settle(self) -> float | None:
+        return 1e3 * self.checkpointer.wait()[-1]["stage_seconds"]
 
     def restore(self) -> None:
         self.checkpointer.resume()
@@ -177,27 +189,39 @@ class Training:
     def multiply(self) -> None:
         self.inputs @ self.inputs
 
-    def step(self) -> None:
+    def compute(self) -> None:
         for _ in range(self.products):
             self.multiply()
+
+    def step(self) -> None:
+        self.compute()
         self.optimizer.step()
 
 
 def measure(one: Any, training: Training) -> dict[str, float]:
     alone = timed(training.step)
-
-    def save_and_step() -> None:
-        one.save()
-        training.step()
-
-    lost = timed(save_and_step) - alone
+    start = time.perf_counter()
+    pause = timed(one.save)
+    training.compute()
+    pause += timed(one.await_copy)
+    training.optimizer.step()
+    lost = (time.perf_counter() - start) * 1e3 - alone
     one.settle()
     training.optimizer.step()
     start = time.perf_counter()
-    one.save()
-    one.settle()
+    call = timed(one.save)
+    staged = one.settle()
     durable = (time.perf_counter() - start) * 1e3
-    return {"lost": lost, "durable": durable, "restore": timed(one.restore)}
+    return {
+        "pause": pause,
+        "lost": lost,
+        "node": durable if staged is None else call + staged,
+        "durable": durable,
+        "restore": timed(one.restore),
+    }
+
+
+COLUMNS = ("pause", "lost", "node", "durable", "restore")
 
 
 def main() -> None:
@@ -231,7 +255,7 @@ def main() -> None:
         opened[name] = make(folder, model, optimizer)
     first = {}
     for name, one in opened.items():
-        first[name] = measure(one, training)["lost"]
+        first[name] = measure(one, training)["pause"]
     found: dict[str, list[dict[str, float]]] = {name: [] for name in opened}
     floors = []
     for _ in range(arguments.rounds):
@@ -241,16 +265,12 @@ def main() -> None:
     floor = statistics.median(floors)
     print(f"{total / 2**20:.0f} MiB, {arguments.rounds} rounds, {os.cpu_count()} cores")
     print(f"copy on one thread: {floor:.0f} ms; a training step: {timed(training.step):.0f} ms\n")
-    print("| contestant | lost, first | lost | of the copy | durable | restore |\n|---|---|---|---|---|---|")
+    print(f"| contestant | first pause | of the copy | {' | '.join(COLUMNS)} |")
+    print("|---" * (3 + len(COLUMNS)) + "|")
     for name, times in found.items():
-        lost, durable, restore = (
-            statistics.median(one[key] for one in times) for key in ("lost", "durable", "restore")
-        )
-        row = (
-            f"{first[name]:.0f} ms", f"{lost:.0f} ms", f"{lost / floor:.2f}", f"{durable:.0f} ms",
-            f"{restore:.0f} ms",
-        )  # fmt: skip
-        print(f"| {name} | {' | '.join(row)} |")
+        medians = {key: statistics.median(one[key] for one in times) for key in COLUMNS}
+        row = [f"{medians[key]:.0f} ms" for key in COLUMNS]
+        print(f"| {name} | {first[name]:.0f} ms | {medians['pause'] / floor:.2f} | {' | '.join(row)} |")
     for name in opened:
         shutil.rmtree(arguments.work / name, ignore_errors=True)
 
