@@ -118,7 +118,8 @@ impl Checkpointer {
         let (recovered, kept) = recover(&site)?;
         let newest = newest(&site)?;
         let mut arena = Arena::default();
-        arena.reserve(newest.as_ref().map_or(0, usual_bytes), site.threads(), runtime);
+        let usual = newest.as_ref().map_or(0, |commit| usual_bytes(&site, commit));
+        arena.reserve(usual, site.threads(), runtime);
         let pipeline = Pipeline::start(&site, kept, arena);
         let writer = match &launch {
             Some(launch) => launch_digest(launch),
@@ -349,7 +350,16 @@ fn newest(site: &Site) -> Result<Option<CommitRecord>, Error> {
     Ok(read::commit(site.lake(), &site.run, newest).ok().flatten())
 }
 
-/// What a rank's part of a checkpoint took, so that the arena is ready before the first save.
-fn usual_bytes(commit: &CommitRecord) -> usize {
-    usize::try_from(commit.bytes / u64::from(commit.world_size())).unwrap_or(0)
+/// What a rank's part of a checkpoint took, what lies in earlier files included, so that the arena is
+/// ready before the first save.
+fn usual_bytes(site: &Site, commit: &CommitRecord) -> usize {
+    let (ranks, ours) = (commit.world_size(), site.rank.world_size());
+    // As above: a damaged record is no reason not to save.
+    let Ok(record) = read::rank_record(site.lake(), commit, site.rank.rank() % ranks) else {
+        return 0;
+    };
+    let tensors: u64 = record.tensors.iter().map(|tensor| tensor.bytes).sum();
+    let header = record.plan().map_or(0, |plan| plan.header.len() as u64);
+    let bytes = (tensors + header).saturating_mul(ranks.into()) / u64::from(ours);
+    usize::try_from(bytes).unwrap_or(0)
 }
