@@ -20,9 +20,10 @@ exist. The planner decides who writes which part of what, so everything it can s
 read in any other layout: DDP, FSDP2, tensor parallel, meshes of several dimensions.
 
 Nothing is pickled. Values that are no tensors are stored as JSON (what ``forebay.Checkpointer``
-takes), and what cannot be is refused by its name on all ranks before anything is written. Each tensor
-that is read is verified; it is read in place, so a load that fails leaves the state undefined. ``forebay.load_checkpoint`` gives the state as it was saved, with texts as
-keys; the reader here reads what ``forebay.Checkpointer`` wrote, too.
+takes), and what cannot be is refused by its name on all ranks before anything is written. Each
+tensor that is read is verified, in place: a load that fails leaves the state undefined.
+``forebay.load_checkpoint`` gives the state as it was saved, with texts as keys; the reader here
+reads what ``forebay.Checkpointer`` wrote, too.
 
 ``async_save`` copies the state before it returns. Give it one stager for all saves, and it reuses
 the memory of the first: ``DefaultStager(StagingOptions(False, False, False, False))``, on a GPU
