@@ -342,7 +342,7 @@ fn stage_patiently(
 
 fn drain_all(site: &Site, board: &Board, orders: &Receiver<Order>) {
     let _ends = DrainEnds(board);
-    let (mut parked, mut commits) = (Vec::new(), Commits::default());
+    let (mut parked, mut commits) = (Vec::new(), Commits::new(&site.settings.keep_policy()));
     for order in orders {
         let mut waiting: Vec<Sealed> = std::mem::take(&mut parked);
         let fresh = match order {

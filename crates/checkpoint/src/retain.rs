@@ -19,7 +19,12 @@ use forebay_lake::{Lake, Listed};
 use forebay_runtime::Runtime;
 use forebay_types::{Digest, Key, Name};
 
-use crate::{Error, keep, read, retention::valued, site::Site};
+use crate::{
+    Error,
+    keep::{self, KeepBest, KeepPolicy},
+    read,
+    site::Site,
+};
 
 /// How long an attempt of an earlier step may lie uncommitted before it counts as left behind.
 pub const LEFTOVER_GRACE: Duration = Duration::from_secs(24 * 3600);
@@ -49,9 +54,9 @@ impl Inventory {
 }
 
 /// The steps that the settings do not keep; never the newest.
-fn surplus(site: &Site, committed: &[u64]) -> Result<Vec<u64>, Error> {
+fn surplus(site: &Site, committed: &[u64], commits: &mut Commits) -> Result<Vec<u64>, Error> {
     let policy = site.settings.keep_policy();
-    let kept = keep::kept(&valued(site.lake(), &site.run, committed, &policy)?, &policy);
+    let kept = keep::kept(&commits.valued(site.lake(), &site.run, committed)?, &policy);
     Ok(committed.iter().copied().filter(|step| !kept.contains_key(step)).collect())
 }
 
@@ -61,24 +66,52 @@ struct Known {
     /// The earlier steps whose tensor files it refers to.
     needs: BTreeSet<u64>,
     launch: Option<Digest>,
+    /// The value of the metric that is asked for.
+    value: Option<f64>,
 }
 
-/// The commits that were read so far: a commit never changes.
+/// The commits that were read so far, each once: a commit never changes.
 #[derive(Debug, Default)]
-pub(crate) struct Commits(BTreeMap<u64, Known>);
+pub(crate) struct Commits {
+    /// Which metric is asked for.
+    best: Option<KeepBest>,
+    known: BTreeMap<u64, Known>,
+}
 
 impl Commits {
+    pub(crate) fn new(policy: &KeepPolicy) -> Self {
+        // Where all stay, none is the best.
+        let best = policy.keep_best.clone().filter(|_| policy.keep_last > 0);
+        Self { best, known: BTreeMap::new() }
+    }
+
+    /// The steps with the values of the metric that is asked for; commits are read only for it. What
+    /// cannot be read has no value, and is no reason to keep everything else.
+    pub(crate) fn valued(
+        &mut self,
+        lake: &Lake,
+        run: &Name,
+        steps: &[u64],
+    ) -> Result<BTreeMap<u64, Option<f64>>, Error> {
+        if self.best.is_some() {
+            self.learn(lake, run, steps)?;
+        }
+        let value = |step: &u64| self.known.get(step).and_then(|known| known.value);
+        Ok(steps.iter().map(|step| (*step, value(step))).collect())
+    }
+
     /// Reads what is not known yet; returns those that cannot be read.
     fn learn(&mut self, lake: &Lake, run: &Name, steps: &[u64]) -> Result<Vec<u64>, Error> {
         let mut unreadable = Vec::new();
         for &step in steps {
-            if self.0.contains_key(&step) {
+            if self.known.contains_key(&step) {
                 continue;
             }
             match read::commit(lake, run, step) {
                 Ok(Some(commit)) => {
-                    let (needs, launch) = (commit.needs.into_iter().collect(), commit.launch);
-                    self.0.insert(step, Known { needs, launch });
+                    let needs = commit.needs.into_iter().collect();
+                    let value = self.best.as_ref().and_then(|rule| rule.value(&commit.metadata));
+                    self.known.insert(step, Known { needs, launch: commit.launch, value });
                 }
                 Ok(None) => {}
                 Err(Error::Format(_) | Error::Object { .. }) => unreadable.push(step),
@@ -100,8 +133,9 @@ impl Commits {
         for step in self.learn(lake, run, staying)? {
             needed.extend(inventory.0.range(..step).map(|(&step, _)| step));
         }
-        needed
-            .extend(staying.iter().filter_map(|step| self.0.get(step)).flat_map(|one| &one.needs));
+        needed.extend(
+            staying.iter().filter_map(|step| self.known.get(step)).flat_map(|one| &one.needs),
+        );
         Ok(needed)
     }
 
@@ -116,7 +150,7 @@ impl Commits {
         let mut late: Vec<u64> = committed.iter().copied().filter(is_late).collect();
         self.learn(lake, &claim.run, &late)?;
         late.retain(|step| {
-            self.0.get(step).is_some_and(|known| known.launch != Some(claim.launch))
+            self.known.get(step).is_some_and(|known| known.launch != Some(claim.launch))
         });
         Ok(late)
     }
@@ -139,14 +173,14 @@ pub(crate) fn retain(
     let (lake, run) = (site.lake(), &site.run);
     let inventory = Inventory::read(lake, run, &checkpoint::checkpoints_prefix(run))?;
     // It may have been committed before, and removed by hand.
-    commits.0.remove(&step);
+    commits.known.remove(&step);
     let mut committed = inventory.committed(run);
     let mut removed = match claim {
         Some(claim) => commits.strays(lake, claim, &committed)?,
         None => Vec::new(),
     };
     committed.retain(|step| !removed.contains(step));
-    let surplus = surplus(site, &committed)?;
+    let surplus = surplus(site, &committed, commits)?;
     committed.retain(|step| !surplus.contains(step));
     removed.extend(surplus);
     let needed = commits.needed(lake, run, &committed, &inventory)?;

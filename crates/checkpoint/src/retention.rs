@@ -3,8 +3,6 @@
 //! A checkpoint that is committed between the plan and the removal is newer than all that are
 //! removed, and is not touched. What is removed is what was shown, and nothing else.
 
-use std::collections::BTreeMap;
-
 use forebay_lake::Lake;
 use forebay_types::Name;
 use serde::Serialize;
@@ -13,7 +11,7 @@ use crate::{
     Error,
     keep::{self, KeepPolicy, Kept},
     read,
-    retain::remove_steps,
+    retain::{Commits, remove_steps},
 };
 
 /// What a policy makes of a run's checkpoints.
@@ -47,7 +45,8 @@ impl Retention {
     /// # Errors
     /// When the lake cannot be read.
     pub fn plan(lake: &Lake, run: &Name, policy: &KeepPolicy) -> Result<Self, Error> {
-        let steps = valued(lake, run, &read::steps(lake, run)?, policy)?;
+        let steps = read::steps(lake, run)?;
+        let steps = Commits::new(policy).valued(lake, run, &steps)?;
         let mut kept = keep::kept(&steps, policy);
         let retained = |(step, value)| {
             let kept = kept.remove(&step).unwrap_or_default().into_iter().collect();
@@ -63,24 +62,4 @@ impl Retention {
     pub fn remove(&self, lake: &Lake) -> Result<(), Error> {
         remove_steps(lake, &self.run, &self.surplus().collect::<Vec<_>>())
     }
-}
-
-/// The steps with the values of the metric that the policy asks for. Commits are read only for it.
-pub(crate) fn valued(
-    lake: &Lake,
-    run: &Name,
-    steps: &[u64],
-    policy: &KeepPolicy,
-) -> Result<BTreeMap<u64, Option<f64>>, Error> {
-    let rule = policy.keep_best.as_ref().filter(|_| policy.keep_last > 0);
-    let value = |&step: &u64| {
-        let Some(rule) = rule else { return Ok((step, None)) };
-        match read::commit(lake, run, step) {
-            Ok(commit) => Ok((step, commit.and_then(|commit| rule.value(&commit.metadata)))),
-            // What cannot be read has no value, and is no reason to keep everything else.
-            Err(Error::Format(_) | Error::Object { .. }) => Ok((step, None)),
-            Err(error) => Err(error),
-        }
-    };
-    steps.iter().map(value).collect()
 }
