@@ -51,6 +51,8 @@ class Overlap:
         for leaf in leaves:
             large = leaf.bytes >= _BYTES_MIN and hasattr(leaf.value, "untyped_storage")
             as_it_lies = large and leaf.value.device.type == "cpu" and leaf.value.is_contiguous()
+            # What is yet to be conjugated or negated does not lie there as it is.
+            as_it_lies = as_it_lies and not (leaf.value.is_conj() or leaf.value.is_neg())
             (later if as_it_lies and _place(leaf.value) in lasting else now).append(leaf)
         return now, later
 

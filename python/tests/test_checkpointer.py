@@ -519,3 +519,15 @@ def test_the_optimizer_waits_for_the_copy(open_checkpointer: Any, go: threading.
     go.set()
     stepping.join()
     assert [report["step"] for report in checkpointer.wait()] == [1]
+
+
+def test_a_conjugate_that_was_not_written_out_is_saved_as_what_it_means(
+    open_checkpointer: Any, tmp_path: Path, local: Path
+) -> None:
+    model = torch.nn.Module()
+    model.weight = torch.nn.Parameter(torch.randn(128, 128, dtype=torch.complex64).conj())
+    assert model.weight.is_conj()
+    checkpointer = open_checkpointer({"model": model}, interval=1)
+    assert checkpointer.step(0)
+    checkpointer.wait()
+    assert bits(load(tmp_path, local)["model"]["weight"]) == bits(model.weight)
