@@ -27,6 +27,7 @@ from ._share import Shares
 from ._stored import VERSION, read_metadata, read_state
 from ._tensors import Leaves
 from ._tree import encode, has_state, is_tensor, show
+from ._units import parse_bytes, show_bytes
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -115,6 +116,10 @@ class Checkpointer:
         After SIGTERM the next ``step`` saves, waits until that is durable and raises
         ``SystemExit``; a second SIGTERM before that ends the process. After SIGUSR1 ``step`` saves.
         Only in the main thread, and only where nothing else handles these signals.
+    memory
+        The most memory that a copy of this rank's state may take, in bytes or as a text like ``"20GB"``;
+        ``None``: what the node has. A state that needs more is written to this node, and digested, while
+        ``step`` waits; ``memory=0`` always does so.
     threads
         Threads that copy, digest and read.
 
@@ -145,6 +150,7 @@ class Checkpointer:
         overlap: bool = True,
         random_state: bool = True,
         signals: bool = True,
+        memory: int | str | None = None,
         threads: int = 2,
     ) -> None:
         self.run = run
@@ -152,7 +158,7 @@ class Checkpointer:
         self._state = dict(state)
         self._random = RandomState() if random_state else None
         _check_restorable(self._state)
-        self._encode({})
+        bytes_known = sum(leaf.bytes for leaf in self._encode({})[1].leaves)
         self._group: Group = find_group()
         self._shares = Shares(self._group)
         self._engine = open_engine(lake, local, local_budget)
@@ -164,6 +170,8 @@ class Checkpointer:
             "incremental": incremental,
             "threads": threads,
         }
+        if memory is not None:
+            settings["arena_bytes_max"] = parse_bytes("memory", memory)
         if keep_best is not None:
             settings["keep_best"] = _rule(keep_best, keep_best_count)
         self._native = self._engine.checkpointer(
@@ -177,6 +185,10 @@ class Checkpointer:
         # A script that ends without `close` still waits for what it saved.
         self._ending = weakref.finalize(self, settle, self._native)
         self._overlap = Overlap(self._state, overlap)
+        self._is_expected = False
+        self._is_told = memory is not None
+        if self._group.world_size == 1:
+            self._native.expect(bytes_known)
         self._saved_at = time.monotonic()
         self._saved_step: int | None = None
         self._agreed: Any = None
@@ -271,6 +283,7 @@ class Checkpointer:
         if self._overlap.take_broken(alone=self._group.world_size == 1):
             wish = max(wish, _SAVE)
         if wish == _NOTHING:
+            self._expect()
             return False
         if self._saved_step != taken:
             self._save(taken, metrics, overlapped=wish != _STOP)
@@ -312,10 +325,29 @@ class Checkpointer:
             (*leaf.described(), address, leaf.bytes) for leaf, (_, address) in zip(now, held)
         ]
         left = [(*leaf.described(), leaf.value.data_ptr(), leaf.bytes) for leaf in later]
-        _, copying = self._native.save(steps_taken, given, json.dumps(metadata), left)
+        said, copying = self._native.save(steps_taken, given, json.dumps(metadata), left)
         del held
+        self._is_expected = True
+        self._tell(json.loads(said))
         self._overlap.watch(copying, later)
         self._saved_step, self._saved_at = steps_taken, time.monotonic()
+
+    def _expect(self) -> None:
+        """Has memory made ready for the first save, once the optimizer's first step has made its state."""
+        if not self._is_expected:
+            self._is_expected = True
+            ours = self._shares.ours(self._encode({})[1].leaves)
+            self._native.expect(sum(leaf.bytes for leaf in ours))
+
+    def _tell(self, said: dict[str, Any]) -> None:
+        """Warns once when no memory held a copy."""
+        if said["streamed"] and not self._is_told:
+            self._is_told = True
+            warnings.warn(
+                f"no memory holds a copy of the {show_bytes(said['bytes'])} of this rank's state: each save "
+                "is written to this node while training waits; memory=0 says that this is meant",
+                stacklevel=4,
+            )
 
     def _encode(self, metrics: Mapping[str, Any]) -> tuple[dict[str, Any], Leaves]:
         """The state as it is now: what is stored beside the tensors, and the tensors."""

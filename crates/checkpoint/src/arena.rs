@@ -3,59 +3,151 @@
 //! Copying into fresh pages costs some ten times the copy itself, because each page is faulted in
 //! and cleared by the kernel. So the arena grows rarely, touches its pages when it does, and is
 //! handed from the trainer's thread to the background and back instead of being freed.
+//!
+//! It is shared memory of the node where there is enough: what was captured whole is then named, and
+//! outlives this process until it is on the disk. Where there is not, as in a container that was given
+//! 64 MiB, it is memory of this process. Where there is no memory at all, the caller does without.
+//!
+//! # After a crash
+//! A whole capture under its name, which [`crate::recover`] takes over; nothing else.
 
 use std::sync::{Mutex, PoisonError};
 
-use forebay_format::v1::tensors::TensorPlan;
-use forebay_runtime::Runtime;
+use forebay_format::v1::{capture::Label, tensors::TensorPlan};
+use forebay_local::NodeMemory;
+use forebay_runtime::available_memory_bytes;
+use forebay_types::Key;
+
+use crate::{Error, site::Site};
 
 /// What one thread copies before it takes the next piece.
 const PIECE_BYTES: usize = 4 << 20;
 /// Below this a second thread costs more than it saves.
 const PARALLEL_BYTES_MIN: usize = 8 << 20;
 const PAGE_BYTES: usize = 4096;
+/// Room for what is said about a state, beside what its header takes twice.
+const RECORD_BYTES: usize = 64 << 10;
 
 /// The image of a tensor file in memory.
 #[derive(Default)]
 pub(crate) struct Arena {
-    memory: Vec<u8>,
+    memory: Memory,
     image_bytes: usize,
+}
+
+#[derive(Default)]
+enum Memory {
+    #[default]
+    None,
+    Node(NodeMemory),
+    Own(Vec<u8>),
 }
 
 type Piece<'a> = (&'a mut [u8], &'a [u8]);
 
 impl Arena {
-    /// Makes sure that `bytes` fit, and that the pages are there.
-    pub(crate) fn reserve(&mut self, bytes: usize, threads: usize, runtime: &Runtime) {
-        if bytes <= self.memory.len() {
-            return;
-        }
-        // The old memory goes first: there is never more than one arena.
-        self.memory = Vec::new();
-        self.memory = vec![0; bytes];
-        let pieces = self.memory.chunks_mut(PIECE_BYTES).collect();
-        share(pieces, threads, runtime, |piece: &mut [u8]| {
-            piece.iter_mut().step_by(PAGE_BYTES).for_each(|byte| *byte = std::hint::black_box(1));
-        });
+    /// Memory that was taken over from a dead process, with an image of so many bytes.
+    pub(crate) const fn holding(memory: NodeMemory, image_bytes: usize) -> Self {
+        Self { memory: Memory::Node(memory), image_bytes }
     }
 
-    /// Begins the file's image: its room, and the header of `plan`.
-    pub(crate) fn begin(&mut self, plan: &TensorPlan, threads: usize, runtime: &Runtime) {
-        let bytes = usize::try_from(plan.file_bytes).expect("tensors in memory fit in memory");
-        self.reserve(bytes, threads, runtime);
+    /// Makes sure that a state of `bytes` fits, and that the pages are there.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] when there is not so much; then it has none.
+    pub(crate) fn reserve(&mut self, bytes: usize, site: &Site) -> Result<(), Error> {
+        if bytes <= self.bytes().len() {
+            return Ok(());
+        }
+        let most = site.settings.arena_bytes_max.unwrap_or(u64::MAX);
+        if bytes as u64 > most {
+            (self.memory, self.image_bytes) = (Memory::None, 0);
+            return Err(Error::Memory { bytes: bytes as u64, available: most });
+        }
+        let bytes = bytes.next_multiple_of(PAGE_BYTES);
+        if self.reserve_of_node(bytes, site).is_err() {
+            // There is never more than one arena.
+            (self.memory, self.image_bytes) = (Memory::None, 0);
+            self.reserve_own(bytes, site)?;
+        }
+        Ok(())
+    }
+
+    fn reserve_of_node(&mut self, bytes: usize, site: &Site) -> Result<(), forebay_local::Error> {
+        let before = match &mut self.memory {
+            Memory::Node(memory) => {
+                let before = memory.len();
+                memory.grow(bytes)?;
+                before
+            }
+            other => {
+                *other = Memory::None;
+                *other = Memory::Node(site.local().memory(bytes)?);
+                0
+            }
+        };
+        let Memory::Node(memory) = &self.memory else { return Ok(()) };
+        let starts: Vec<usize> = (before..bytes).step_by(PIECE_BYTES).collect();
+        let failed = Mutex::new(None);
+        share(starts, bytes - before, site, |start| {
+            if let Err(error) = memory.populate(start..bytes.min(start + PIECE_BYTES)) {
+                *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            }
+        });
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+
+    fn reserve_own(&mut self, bytes: usize, site: &Site) -> Result<(), Error> {
+        match available_memory_bytes() {
+            Some(available) if available < bytes as u64 => {
+                return Err(Error::Memory { bytes: bytes as u64, available });
+            }
+            _ => {}
+        }
+        let mut memory = vec![0; bytes];
+        share(memory.chunks_mut(PIECE_BYTES).collect(), bytes, site, |piece: &mut [u8]| {
+            piece.iter_mut().step_by(PAGE_BYTES).for_each(|byte| *byte = std::hint::black_box(1));
+        });
+        self.memory = Memory::Own(memory);
+        Ok(())
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.memory {
+            Memory::None => &[],
+            Memory::Node(memory) => memory,
+            Memory::Own(memory) => memory,
+        }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match &mut self.memory {
+            Memory::None => &mut [],
+            Memory::Node(memory) => memory,
+            Memory::Own(memory) => memory,
+        }
+    }
+
+    /// Begins the file's image: its room, and the header of `plan`. What was kept is let go.
+    ///
+    /// # Errors
+    /// As [`Arena::reserve`].
+    pub(crate) fn begin(&mut self, plan: &TensorPlan, site: &Site) -> Result<(), Error> {
+        self.unkeep()?;
+        let bytes = usize::try_from(plan.file_bytes).unwrap_or(usize::MAX);
+        let room = RECORD_BYTES.saturating_add(2 * plan.header.len());
+        self.reserve(bytes.saturating_add(room), site)?;
         self.image_bytes = bytes;
-        self.memory[..plan.header.len()].copy_from_slice(&plan.header);
+        self.bytes_mut()[..plan.header.len()].copy_from_slice(&plan.header);
+        Ok(())
     }
 
     /// Copies tensors to where they lie in the image; those lie apart.
-    pub(crate) fn copy(
-        &mut self,
-        mut tensors: Vec<(u64, &[u8])>,
-        threads: usize,
-        runtime: &Runtime,
-    ) {
+    pub(crate) fn copy(&mut self, mut tensors: Vec<(u64, &[u8])>, site: &Site) {
         tensors.sort_unstable_by_key(|&(offset, bytes)| (offset, bytes.len()));
-        let mut rest = &mut self.memory[..self.image_bytes];
+        let total = tensors.iter().map(|(_, bytes)| bytes.len()).sum();
+        let image_bytes = self.image_bytes;
+        let mut rest = &mut self.bytes_mut()[..image_bytes];
         let (mut at, mut pieces) = (0, Vec::with_capacity(tensors.len()));
         for (offset, from) in tensors {
             let (_, behind) = rest.split_at_mut(offset as usize - at);
@@ -63,29 +155,50 @@ impl Arena {
             pieces.extend(into.chunks_mut(PIECE_BYTES).zip(from.chunks(PIECE_BYTES)));
             (at, rest) = (offset as usize + from.len(), behind);
         }
-        share(pieces, threads, runtime, |(into, from): Piece<'_>| into.copy_from_slice(from));
+        share(pieces, total, site, |(into, from): Piece<'_>| into.copy_from_slice(from));
     }
 
     /// The file's bytes.
     pub(crate) fn image(&self) -> &[u8] {
-        &self.memory[..self.image_bytes]
+        &self.bytes()[..self.image_bytes]
+    }
+
+    /// Writes down what the image is, and has it outlive this process under a name.
+    ///
+    /// # Errors
+    /// When it cannot be named. Memory of this process alone is left as it is.
+    pub(crate) fn keep(&mut self, name: &Key, record: &[u8]) -> Result<(), Error> {
+        let Memory::Node(memory) = &mut self.memory else { return Ok(()) };
+        let image_end = self.image_bytes;
+        let record_end = image_end + record.len();
+        memory.grow((record_end + Label::BYTES).next_multiple_of(PAGE_BYTES))?;
+        memory[image_end..record_end].copy_from_slice(record);
+        let label = Label { image_bytes: image_end as u64, record_bytes: record.len() as u64 };
+        let start = memory.len() - Label::BYTES;
+        memory[start..].copy_from_slice(&label.encode());
+        Ok(memory.keep(name)?)
+    }
+
+    /// Takes the name away: it is on the disk, or about to change.
+    ///
+    /// # Errors
+    /// When it cannot be.
+    pub(crate) fn unkeep(&mut self) -> Result<(), Error> {
+        let Memory::Node(memory) = &mut self.memory else { return Ok(()) };
+        Ok(memory.unkeep()?)
     }
 }
 
-/// Gives every piece to whichever thread is free.
-fn share<T: Send + Weight>(
-    pieces: Vec<T>,
-    threads: usize,
-    runtime: &Runtime,
-    work: impl Fn(T) + Sync,
-) {
-    if threads < 2 || pieces.iter().map(Weight::bytes).sum::<usize>() < PARALLEL_BYTES_MIN {
+/// Gives every piece, `bytes` in all, to whichever thread is free.
+fn share<T: Send>(pieces: Vec<T>, bytes: usize, site: &Site, work: impl Fn(T) + Sync) {
+    let threads = site.threads().min(pieces.len());
+    if threads < 2 || bytes < PARALLEL_BYTES_MIN {
         return pieces.into_iter().for_each(work);
     }
     let left = Mutex::new(pieces.into_iter());
     let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
     let outcome: Result<(), std::convert::Infallible> =
-        runtime.workers("checkpoint-capture", threads, |_| {
+        site.runtime.workers("checkpoint-capture", threads, |_| {
             while let Some(piece) = next() {
                 work(piece);
             }
@@ -94,30 +207,26 @@ fn share<T: Send + Weight>(
     let Ok(()) = outcome;
 }
 
-trait Weight {
-    fn bytes(&self) -> usize;
-}
-
-impl Weight for &mut [u8] {
-    fn bytes(&self) -> usize {
-        self.len()
-    }
-}
-
-impl Weight for Piece<'_> {
-    fn bytes(&self) -> usize {
-        self.1.len()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::borrow::Cow;
 
     use forebay_format::v1::tensors::{self, Dtype};
+    use forebay_testing::TempTiers;
+    use forebay_types::{Name, Rank};
 
     use super::*;
-    use crate::StateTensor;
+    use crate::{CheckpointSettings, StateTensor};
+
+    fn site(tiers: &TempTiers, threads: usize) -> Site {
+        Site {
+            transfer: tiers.transfer(),
+            run: Name::new("run").unwrap(),
+            rank: Rank::ALONE,
+            settings: CheckpointSettings { threads, ..CheckpointSettings::default() },
+            runtime: tiers.runtime.clone(),
+        }
+    }
 
     fn state(sizes: &[usize]) -> Vec<StateTensor<'static>> {
         let tensor = |(index, &bytes): (usize, &usize)| StateTensor {
@@ -130,10 +239,10 @@ mod tests {
         sizes.iter().enumerate().map(tensor).collect()
     }
 
-    fn image(arena: &mut Arena, state: &[StateTensor<'_>], threads: usize) -> Vec<u8> {
+    fn image(arena: &mut Arena, state: &[StateTensor<'_>], site: &Site) -> Vec<u8> {
         let specs: Vec<_> = state.iter().map(|tensor| tensor.spec().unwrap()).collect();
         let plan = tensors::plan(&specs).unwrap();
-        arena.begin(&plan, threads, &Runtime::system());
+        arena.begin(&plan, site).unwrap();
         let tensor =
             |(index, place): &(usize, tensors::TensorPlace)| (place.offset, &*state[*index].bytes);
         // In two turns, as when the trainer goes on in between.
@@ -141,7 +250,7 @@ mod tests {
             plan.places.iter().map(tensor).enumerate().partition(|(number, _)| number % 2 == 0);
         for half in [second, first] {
             let half = half.into_iter().map(|(_, tensor)| tensor).collect();
-            arena.copy(half, threads, &Runtime::system());
+            arena.copy(half, site);
         }
         for (index, place) in &plan.places {
             let range = place.offset as usize..(place.offset + place.bytes) as usize;
@@ -151,14 +260,36 @@ mod tests {
     }
 
     #[test]
-    fn threads_and_reuse_change_no_byte() {
+    fn threads_and_reuse_and_whose_memory_it_is_change_no_byte() {
+        let tiers = TempTiers::new(1 << 20);
+        let (three, one) = (site(&tiers, 3), site(&tiers, 1));
         let (large, small) = (state(&[9 << 20, 0, 1, 5 << 20]), state(&[3, 0, 70_000]));
         let mut reused = Arena::default();
-        let first = image(&mut reused, &large, 3);
-        assert!(first == image(&mut Arena::default(), &large, 1));
-        let memory = reused.memory.as_ptr();
-        assert!(image(&mut reused, &small, 3) == image(&mut Arena::default(), &small, 1));
-        assert!(image(&mut reused, &large, 3) == first);
-        assert_eq!(reused.memory.as_ptr(), memory);
+        let first = image(&mut reused, &large, &three);
+        assert!(matches!(reused.memory, Memory::Node(_)));
+        assert!(first == image(&mut Arena::default(), &large, &one));
+        let memory = reused.bytes().as_ptr();
+        let other = image(&mut Arena::default(), &small, &one);
+        assert!(image(&mut reused, &small, &three) == other);
+        assert!(image(&mut reused, &large, &three) == first);
+        assert_eq!(reused.bytes().as_ptr(), memory);
+        let mut own = Arena::default();
+        own.reserve_own(16 << 20, &three).unwrap();
+        assert!(image(&mut own, &large, &three) == first);
+        assert!(matches!(own.memory, Memory::Own(_)));
+        let mut grown = Arena::default();
+        image(&mut grown, &small, &three);
+        assert!(image(&mut grown, &large, &three) == first);
+    }
+
+    #[test]
+    fn more_than_it_may_take_is_refused_and_nothing_held() {
+        let tiers = TempTiers::new(1 << 20);
+        let mut site = site(&tiers, 2);
+        site.settings.arena_bytes_max = Some(8 << 20);
+        let mut arena = Arena::default();
+        arena.reserve(8 << 20, &site).unwrap();
+        assert!(matches!(arena.reserve((8 << 20) + 1, &site), Err(Error::Memory { .. })));
+        assert!(arena.bytes().is_empty());
     }
 }

@@ -3,46 +3,54 @@
 //! The plan of the tensor file is computed from names, types and shapes, and every tensor is
 //! copied to its place in the file's image. Digests are left to the background, and so is copying what
 //! cannot change before the optimizer's next step.
+//!
+//! A capture that is whole is kept in the node's memory under a name until it is on the node's disk.
+//! Where there is no memory for a copy, nothing is copied: the state is staged from where it lies,
+//! while the trainer waits.
+//!
+//! # After a crash
+//! A whole capture is staged by whoever opens the run next; a torn one is nowhere.
 
 use std::{borrow::Cow, time::Duration};
 
-use forebay_format::v1::{
-    checkpoint::{CheckpointReference, TensorPart},
-    run::DatasetReference,
-    tensors::{self, TensorPlace, TensorPlan},
+use forebay_format::{
+    record,
+    v1::{
+        capture::{CaptureFacts, CaptureRecord, CapturedTensor, Label},
+        checkpoint::{self, TensorPart},
+        tensors::{self, TensorPlace, TensorPlan},
+    },
 };
+use forebay_local::NodeMemory;
 use forebay_runtime::crash_point;
-use forebay_types::{Digest, Nonce, Position};
+use forebay_types::{Key, Name, Nonce};
 
 use crate::{
     Error, StateTensor,
     arena::Arena,
-    copying::{Copier, Verdict},
+    copying::{self, Copier, Copying, Verdict},
     site::Site,
 };
 
-/// What is said about a save, besides its tensors.
-pub(crate) struct Facts {
-    pub step: u64,
-    pub position: Position,
-    pub attempt: Nonce,
-    pub launch: Digest,
-    pub parent: Option<u64>,
-    pub dataset: Option<DatasetReference>,
-    pub forked_from: Option<CheckpointReference>,
-    pub captured_unix_ms: u64,
-    pub metadata: serde_json::Value,
-}
-
-/// A captured state: an image of its file, and where each tensor lies in it.
-pub(crate) struct Captured {
-    pub facts: Facts,
-    pub arena: Arena,
+/// A captured state: what is said about it, and where each of its tensors is.
+pub(crate) struct Captured<'a> {
+    pub facts: CaptureFacts,
     /// In the order of the image, each with what it is a part of.
     pub tensors: Vec<(TensorPlace, Option<TensorPart>)>,
+    /// The number of each in the state as it was given.
+    given: Vec<usize>,
+    pub values: Values<'a>,
     /// What the background copies first.
     pub later: Option<Later>,
     pub timing: Timing,
+}
+
+/// Where the values of a captured state are.
+pub(crate) enum Values<'a> {
+    /// In an image of the tensor file.
+    Copied(Arena),
+    /// Where the trainer has them, who waits; in the order of the image.
+    Lent(Vec<&'a [u8]>),
 }
 
 /// Tensors that are copied while the trainer goes on.
@@ -52,20 +60,124 @@ pub(crate) struct Later {
     pub copier: Copier,
 }
 
-impl Captured {
-    /// Copies what is left to copy, and asks the trainer whether the state is whole.
+impl Captured<'_> {
+    /// Copies what is left to copy, and asks the trainer whether the state is whole; if it is, keeps it.
     pub(crate) fn complete(&mut self, site: &Site) -> Verdict {
-        let Some(later) = self.later.take() else { return Verdict::Intact };
-        let tensors = later.tensors.iter().map(|(offset, bytes)| (*offset, &**bytes)).collect();
-        self.arena.copy(tensors, site.threads(), &site.runtime);
-        later.copier.verdict()
+        let Values::Copied(arena) = &mut self.values else { return Verdict::Intact };
+        if let Some(later) = self.later.take() {
+            let tensors = later.tensors.iter().map(|(offset, bytes)| (*offset, &**bytes)).collect();
+            arena.copy(tensors, site);
+            let verdict = later.copier.verdict();
+            if verdict != Verdict::Intact {
+                return verdict;
+            }
+        }
+        // What cannot be kept is lost with this process, as it was before it was captured.
+        let _kept = self.keep();
+        crash_point("checkpoint.captured");
+        Verdict::Intact
+    }
+
+    fn keep(&mut self) -> Result<(), Error> {
+        let name = self.name();
+        let tensors = self.tensors.iter().map(|(place, part)| {
+            let (spec, part) = (place.spec.clone(), part.clone());
+            CapturedTensor { name: spec.name, dtype: spec.dtype, shape: spec.shape, part }
+        });
+        let record = CaptureRecord { facts: self.facts.clone(), tensors: tensors.collect() };
+        let Values::Copied(arena) = &mut self.values else { return Ok(()) };
+        arena.keep(&name, &record::encode(&record)?.0)
+    }
+
+    fn name(&self) -> Key {
+        let CaptureFacts { run, step, rank, attempt, .. } = &self.facts;
+        name(run, *step, *attempt, *rank, "capture")
+    }
+
+    /// The image of the whole file, if there is one.
+    pub(crate) fn image(&self) -> Option<&[u8]> {
+        match &self.values {
+            Values::Copied(arena) => Some(arena.image()),
+            Values::Lent(_) => None,
+        }
     }
 
     /// The bytes of a tensor.
     pub(crate) fn values(&self, tensor: usize) -> &[u8] {
-        let place = &self.tensors[tensor].0;
-        &self.arena.image()[place.offset as usize..(place.offset + place.bytes) as usize]
+        match &self.values {
+            Values::Lent(values) => values[tensor],
+            Values::Copied(arena) => {
+                let place = &self.tensors[tensor].0;
+                &arena.image()[place.offset as usize..(place.offset + place.bytes) as usize]
+            }
+        }
     }
+
+    /// The arena, if it is in one.
+    pub(crate) fn into_arena(self) -> Arena {
+        match self.values {
+            Values::Copied(arena) => arena,
+            Values::Lent(_) => Arena::default(),
+        }
+    }
+}
+
+impl Captured<'static> {
+    /// Leaves to the background to copy what was given behind the first `now` tensors, if there is any.
+    pub(crate) fn copy_later(
+        &mut self,
+        later: Vec<StateTensor<'static>>,
+        now: usize,
+    ) -> Option<Copying> {
+        if later.is_empty() {
+            return None;
+        }
+        let mut later: Vec<_> = later.into_iter().map(|tensor| Some(tensor.bytes)).collect();
+        let left = self.given.iter().zip(&self.tensors).filter_map(|(index, (place, _))| {
+            Some((place.offset, later.get_mut(index.checked_sub(now)?)?.take()?))
+        });
+        let tensors = left.collect();
+        let (copying, copier) = copying::copying();
+        self.later = Some(Later { tensors, copier });
+        Some(copying)
+    }
+
+    /// What a dead process captured, as [`read_kept`] read it.
+    pub(crate) fn take_over(memory: NodeMemory, record: CaptureRecord, plan: TensorPlan) -> Self {
+        let parts = record.tensors.into_iter().map(|tensor| tensor.part);
+        let values = Values::Copied(Arena::holding(memory, plan.file_bytes as usize));
+        let tensors = plan.places.into_iter().map(|(_, place)| place).zip(parts).collect();
+        let (given, timing) = (Vec::new(), Timing::default());
+        Self { facts: record.facts, tensors, given, values, later: None, timing }
+    }
+}
+
+/// Reads what is said about a capture that a dead process kept, and the plan of its image.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn read_kept(
+    memory: &[u8],
+    kept_as: &Key,
+) -> Result<(CaptureRecord, TensorPlan), Error> {
+    let (image, record) = Label::split(memory, kept_as.as_str())?;
+    let (record, _) = record::decode::<CaptureRecord>(record, kept_as.as_str())?;
+    let plan = record.plan()?;
+    let CaptureFacts { run, step, attempt, rank, .. } = &record.facts;
+    if image.len() as u64 != plan.file_bytes || !image.starts_with(&plan.header) {
+        return Err(Error::object(kept_as, "its image is not what its record says"));
+    }
+    if name(run, *step, *attempt, *rank, "capture") != *kept_as {
+        return Err(Error::object(kept_as, "it does not belong where it lies"));
+    }
+    Ok((record, plan))
+}
+
+/// The name of something that one rank has of one attempt, on its node.
+pub(crate) fn name(run: &Name, step: u64, attempt: Nonce, rank: u32, extension: &str) -> Key {
+    let prefix = checkpoint::step_prefix(run, step);
+    Key::new(format!("{prefix}{attempt}/rank-{rank}.{extension}"))
+        .expect("names and numbers make sound keys")
 }
 
 /// When a save was captured, and how long that took.
@@ -83,21 +195,41 @@ pub(crate) fn plan(state: &[StateTensor<'_>]) -> Result<TensorPlan, Error> {
     Ok(tensors::plan(&specs)?)
 }
 
-/// Copies the state into `arena`; of tensors from number `now` on, it is said what is to be copied.
-pub(crate) fn capture<'a>(
+/// Copies the state into `arena`, which was begun; what comes behind the first `now` tensors is left
+/// to [`Captured::copy_later`].
+pub(crate) fn copied(
     site: &Site,
     plan: TensorPlan,
     mut arena: Arena,
-    state: &'a [StateTensor<'a>],
+    state: &[StateTensor<'_>],
     now: usize,
-    facts: Facts,
-) -> Captured {
-    arena.begin(&plan, site.threads(), &site.runtime);
+    facts: CaptureFacts,
+) -> Captured<'static> {
     crash_point("checkpoint.capture");
     let copied = plan.places.iter().filter(|(index, _)| *index < now);
     let copied = copied.map(|(index, place)| (place.offset, &*state[*index].bytes)).collect();
-    arena.copy(copied, site.threads(), &site.runtime);
+    arena.copy(copied, site);
+    captured(plan, Values::Copied(arena), state, facts)
+}
+
+/// Takes the state as it lies, where no memory holds a copy.
+pub(crate) fn lent<'a>(
+    plan: TensorPlan,
+    state: &'a [StateTensor<'_>],
+    facts: CaptureFacts,
+) -> Captured<'a> {
+    let values = plan.places.iter().map(|(index, _)| &*state[*index].bytes).collect();
+    captured(plan, Values::Lent(values), state, facts)
+}
+
+fn captured<'a>(
+    plan: TensorPlan,
+    values: Values<'a>,
+    state: &[StateTensor<'_>],
+    facts: CaptureFacts,
+) -> Captured<'a> {
+    let given = plan.places.iter().map(|(index, _)| *index).collect();
     let part = |(index, place): (usize, TensorPlace)| (place, state[index].part.clone());
     let tensors = plan.places.into_iter().map(part).collect();
-    Captured { facts, arena, tensors, later: None, timing: Timing::default() }
+    Captured { facts, tensors, given, values, later: None, timing: Timing::default() }
 }

@@ -8,21 +8,21 @@ use std::{
 };
 
 use forebay_format::v1::{
+    capture::CaptureFacts,
     checkpoint::{CheckpointReference, CommitRecord},
     run::DatasetReference,
 };
 use forebay_runtime::Runtime;
 use forebay_transfer::Transfer;
-use forebay_types::{Digest, DigestWriter, Name, Nonce, Position, Rank};
+use forebay_types::{Digest, DigestWriter, ErrorKind, Name, Nonce, Position, Rank};
 
 use crate::{
     CheckpointSettings, CommittedCheckpoint, Error, Part, Recovered, Restored, SaveReport,
     StateTensor, Which,
-    arena::Arena,
     base::Base,
-    capture::{Facts, Later, Timing, capture, plan},
+    capture::{Timing, copied, lent, plan},
     committed::Tiers,
-    copying::{self, Copying},
+    copying::Copying,
     pipeline::Pipeline,
     read,
     recover::recover,
@@ -40,6 +40,8 @@ pub struct Capture {
     pub pause_seconds: f64,
     /// How much of that it waited for the save before to be staged.
     pub waited_seconds: f64,
+    /// No memory held a copy of the state: it was written to this node while the call lasted.
+    pub streamed: bool,
 }
 
 /// Saves and restores the state of one rank of one run.
@@ -115,12 +117,11 @@ impl Checkpointer {
             settings: settings.clone(),
             runtime: runtime.clone(),
         };
-        let (recovered, kept) = recover(&site)?;
+        let (recovered, kept, arena) = recover(&site)?;
         let newest = newest(&site)?;
-        let mut arena = Arena::default();
         let usual = newest.as_ref().map_or(0, |commit| usual_bytes(&site, commit));
-        arena.reserve(usual, site.threads(), runtime);
-        let pipeline = Pipeline::start(&site, kept, arena);
+        let mut pipeline = Pipeline::start(&site, kept, arena);
+        pipeline.expect(usual)?;
         let writer = match &launch {
             Some(launch) => launch_digest(launch),
             None => launch_digest(&runtime.nonce().to_string()),
@@ -186,7 +187,8 @@ impl Checkpointer {
     }
 
     /// Captures the tensors of `now` and begins to copy those of `later`, which must not change before
-    /// that is done: the save goes on when [`Copying::confirm`] says that they did not.
+    /// that is done: the save goes on when [`Copying::confirm`] says that they did not. Where nothing is
+    /// left to copy, there is no [`Copying`].
     ///
     /// # Errors
     /// As [`Checkpointer::save`]. A state that changed is told of as [`Error::Changed`] by a later call.
@@ -197,9 +199,8 @@ impl Checkpointer {
         now: &[StateTensor<'_>],
         later: Vec<StateTensor<'static>>,
         metadata: &serde_json::Value,
-    ) -> Result<(Capture, Copying), Error> {
-        let (capture, copying) = self.begin(step, position, now, later, metadata)?;
-        Ok((capture, copying.unwrap_or_else(|| copying::copying().0)))
+    ) -> Result<(Capture, Option<Copying>), Error> {
+        self.begin(step, position, now, later, metadata)
     }
 
     fn begin(
@@ -220,10 +221,13 @@ impl Checkpointer {
         let plan = plan(&all)?;
         let bytes = plan.file_bytes;
         let ready = pause.seconds();
-        let arena = self.pipeline.arena()?;
+        let mut arena = self.pipeline.arena()?;
         let waited_seconds = pause.seconds() - ready;
-        let facts = Facts {
+        let facts = CaptureFacts {
+            run: self.site.run.clone(),
             step,
+            rank: self.site.rank.rank(),
+            world_size: self.site.rank.world_size(),
             position,
             attempt,
             launch,
@@ -233,26 +237,38 @@ impl Checkpointer {
             captured_unix_ms: self.site.runtime.now().unix_ms(),
             metadata: metadata.clone(),
         };
-        let places: Vec<_> =
-            plan.places.iter().map(|(index, place)| (*index, place.offset)).collect();
-        let mut captured = capture(&self.site, plan, arena, &all, now.len(), facts);
-        drop(all);
+        let streamed = match arena.begin(&plan, &self.site) {
+            Ok(()) => false,
+            Err(error) if error.kind() == ErrorKind::Full => true,
+            Err(error) => return Err(error),
+        };
+        let timing = || Timing {
+            captured_at: self.site.runtime.elapsed(),
+            pause_seconds: pause.seconds(),
+            waited_seconds,
+            ..Timing::default()
+        };
         let mut copying = None;
-        if !later.is_empty() {
-            let mut later: Vec<_> = later.into_iter().map(|tensor| Some(tensor.bytes)).collect();
-            let left = places.into_iter().filter_map(|(index, offset)| {
-                Some((offset, later.get_mut(index.checked_sub(now.len())?)?.take()?))
-            });
-            let tensors = left.collect();
-            let (ours, copier) = copying::copying();
-            captured.later = Some(Later { tensors, copier });
-            copying = Some(ours);
+        if streamed {
+            self.pipeline.stage_now(arena, lent(plan, &all, facts), timing)?;
+        } else {
+            let mut captured = copied(&self.site, plan, arena, &all, now.len(), facts);
+            drop(all);
+            copying = captured.copy_later(later, now.len());
+            captured.timing = timing();
+            self.pipeline.submit(captured)?;
         }
         let pause_seconds = pause.seconds();
-        let captured_at = self.site.runtime.elapsed();
-        captured.timing = Timing { captured_at, pause_seconds, waited_seconds, stage_seconds: 0.0 };
-        self.pipeline.submit(captured)?;
-        Ok((Capture { bytes, pause_seconds, waited_seconds }, copying))
+        Ok((Capture { bytes, pause_seconds, waited_seconds, streamed }, copying))
+    }
+
+    /// Begins, in the background, to have memory ready for a state of so many bytes, so that the first
+    /// save of it waits for no page. Until it is, a save waits for that.
+    ///
+    /// # Errors
+    /// When the background has stopped.
+    pub fn expect(&mut self, bytes: u64) -> Result<(), Error> {
+        self.pipeline.expect(usize::try_from(bytes).unwrap_or(usize::MAX))
     }
 
     /// Waits until a save would not wait for the one before, at most so long; says whether that is.

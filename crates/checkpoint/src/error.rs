@@ -255,6 +255,14 @@ pub enum Error {
         /// The step.
         step: u64,
     },
+    /// No memory holds a copy of the state.
+    #[error("a copy of the state takes {bytes} bytes of memory, and {available} may be taken")]
+    Memory {
+        /// What a copy takes.
+        bytes: u64,
+        /// What may be taken.
+        available: u64,
+    },
     /// The work was stopped from outside.
     #[error(transparent)]
     Cancelled(#[from] forebay_runtime::Cancelled),
@@ -306,6 +314,7 @@ impl Error {
             Self::NoStep { .. } | Self::NoCheckpoint { .. } => ErrorKind::NotFound,
             Self::Object { .. } | Self::Damaged { .. } => ErrorKind::Corrupt,
             Self::Newest { .. } => ErrorKind::Refused,
+            Self::Memory { .. } => ErrorKind::Full,
             Self::Cancelled(_) => ErrorKind::Interrupted,
             Self::Panicked(_) | Self::Stopped => ErrorKind::Internal,
         }

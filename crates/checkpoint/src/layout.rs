@@ -32,7 +32,7 @@ pub(crate) struct Layout {
 impl Layout {
     /// Refers to what is worth it of what was found in earlier files, and plans the file of the rest.
     pub(crate) fn new(
-        captured: &Captured,
+        captured: &Captured<'_>,
         found: BTreeMap<usize, Reference>,
     ) -> Result<Self, Error> {
         let bytes = |tensor: usize| captured.tensors[tensor].0.bytes;
@@ -69,16 +69,16 @@ impl Layout {
     }
 
     /// The file's bytes, in order.
-    pub(crate) fn pieces<'a>(&'a self, captured: &'a Captured) -> Vec<&'a [u8]> {
-        if self.referred.is_empty() {
-            return vec![captured.arena.image()];
+    pub(crate) fn pieces<'a>(&'a self, captured: &'a Captured<'_>) -> Vec<&'a [u8]> {
+        if let Some(image) = captured.image().filter(|_| self.referred.is_empty()) {
+            return vec![image];
         }
         let values = self.written.iter().map(|&tensor| captured.values(tensor));
         std::iter::once(&self.plan.header[..]).chain(values).collect()
     }
 
     /// What the record says of each tensor, whose digests are given.
-    pub(crate) fn entries(&self, captured: &Captured, digests: &[Digest]) -> Vec<TensorEntry> {
+    pub(crate) fn entries(&self, captured: &Captured<'_>, digests: &[Digest]) -> Vec<TensorEntry> {
         let entry = |tensor: usize, offset: u64, earlier: Option<u32>| {
             let (place, part) = &captured.tensors[tensor];
             TensorEntry {

@@ -21,13 +21,14 @@
 //! - An error in the background is returned by the next call of the same [`Checkpointer`].
 //!
 //! # Bounds
-//! One arena as large as the rank's state; at most [`STAGED_MAX`] staged saves wait for the lake
-//! before the next one waits for them.
+//! One arena as large as the rank's state, or none where there is not so much memory; at most
+//! [`STAGED_MAX`] staged saves wait for the lake before the next one waits for them.
 //!
 //! # After a crash
 //! | killed during | left behind | the next [`Checkpointer::open`] |
 //! |---|---|---|
-//! | capture, staging | an unsealed file on the node | removes it |
+//! | capture | nothing | |
+//! | after the capture, staging | the capture in the node's memory, maybe an unsealed file | stages, drains and commits the one, removes the other |
 //! | after sealing, draining, before the commit | a sealed save on the node | drains and commits it |
 //! | after the commit | the same, committed | keeps it to restore from, then releases it |
 //!

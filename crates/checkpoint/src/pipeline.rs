@@ -22,6 +22,7 @@ use std::{
 };
 
 use forebay_runtime::Task;
+use forebay_transfer::StagedBytes;
 use forebay_types::{ErrorKind, Rank};
 use serde::Serialize;
 
@@ -29,7 +30,7 @@ use crate::{
     Error,
     arena::Arena,
     base::Base,
-    capture::Captured,
+    capture::{Captured, Timing},
     copying::Verdict,
     publish::{Outcome, publish},
     recover::is_lost,
@@ -88,6 +89,13 @@ struct State {
     base_generation: u64,
 }
 
+/// What the staging thread is asked for; the arena comes back from it.
+enum Job {
+    Stage(Box<Captured<'static>>),
+    /// Memory for a state of so many bytes.
+    Ready(Arena, usize),
+}
+
 enum Order {
     Drain(Box<Sealed>),
     TryParked,
@@ -97,7 +105,7 @@ enum Order {
 pub(crate) struct Pipeline {
     site: Site,
     board: Arc<Board>,
-    captured: Option<SyncSender<Captured>>,
+    jobs: Option<SyncSender<Job>>,
     orders: Option<SyncSender<Order>>,
     arenas: Receiver<Arena>,
     /// The arena, when it came back and no save has taken it yet.
@@ -109,7 +117,7 @@ impl Pipeline {
     pub(crate) fn start(site: &Site, kept: Option<Sealed>, arena: Arena) -> Self {
         let board = Arc::new(Board::default());
         board.lock().kept = kept;
-        let (captured, to_stage) = sync_channel(1);
+        let (jobs, to_stage) = sync_channel(1);
         let (orders, to_drain) = sync_channel(STAGED_MAX);
         let (arena_back, arenas) = channel();
         arena_back.send(arena).expect("the receiver is held here");
@@ -125,8 +133,8 @@ impl Pipeline {
             site.runtime.spawn("checkpoint-stager", stager),
             site.runtime.spawn("checkpoint-drainer", drainer),
         ];
-        let (captured, orders) = (Some(captured), Some(orders));
-        Self { site: site.clone(), board, captured, orders, arenas, idle: None, tasks }
+        let (jobs, orders) = (Some(jobs), Some(orders));
+        Self { site: site.clone(), board, jobs, orders, arenas, idle: None, tasks }
     }
 
     /// The arena, once the save before is staged.
@@ -154,9 +162,43 @@ impl Pipeline {
         self.board.lock().set_base(base);
     }
 
-    pub(crate) fn submit(&mut self, captured: Captured) -> Result<(), Error> {
+    /// Has memory made ready for a state of so many bytes. When a save is under way, it made ready what
+    /// the next one takes.
+    pub(crate) fn expect(&mut self, bytes: usize) -> Result<(), Error> {
+        if !self.await_arena(Duration::ZERO)? {
+            return Ok(());
+        }
+        let arena = self.arena()?;
+        self.ask(Job::Ready(arena, bytes))
+    }
+
+    pub(crate) fn submit(&mut self, captured: Captured<'static>) -> Result<(), Error> {
         self.board.lock().under_way += 1;
-        let sent = self.captured.as_ref().is_some_and(|sender| sender.send(captured).is_ok());
+        self.ask(Job::Stage(Box::new(captured)))
+    }
+
+    fn ask(&mut self, job: Job) -> Result<(), Error> {
+        let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
+        if sent { Ok(()) } else { Err(self.dead()) }
+    }
+
+    /// Stages what no memory holds a copy of, while the trainer waits; `timing` is asked when that is
+    /// done. The arena, of no use, shows that nothing is being staged.
+    pub(crate) fn stage_now(
+        &mut self,
+        arena: Arena,
+        captured: Captured<'_>,
+        timing: impl FnOnce() -> Timing,
+    ) -> Result<(), Error> {
+        self.idle = Some(arena);
+        let mut sealed = stage_next(&self.site, &self.board, &captured)?;
+        sealed.timing = timing();
+        self.board.update(|state| {
+            state.under_way += 1;
+            state.draining += 1;
+        });
+        let order = Order::Drain(Box::new(sealed));
+        let sent = self.orders.as_ref().is_some_and(|orders| orders.send(order).is_ok());
         if sent { Ok(()) } else { Err(self.dead()) }
     }
 
@@ -205,7 +247,7 @@ impl Pipeline {
 
     /// Ends the threads once they have done what was asked of them.
     fn stop(&mut self) -> Vec<Result<(), forebay_runtime::Panicked>> {
-        (self.captured, self.orders) = (None, None);
+        (self.jobs, self.orders) = (None, None);
         self.tasks.drain(..).map(Task::join).collect()
     }
 
@@ -276,39 +318,40 @@ impl Drop for DrainEnds<'_> {
 fn stage_all(
     site: &Site,
     board: &Board,
-    jobs: &Receiver<Captured>,
+    jobs: &Receiver<Job>,
     orders: &SyncSender<Order>,
     arenas: &Sender<Arena>,
 ) {
-    for mut captured in jobs {
+    for job in jobs {
+        let mut captured = match job {
+            Job::Stage(captured) => captured,
+            Job::Ready(mut arena, bytes) => {
+                // The save that finds it wanting tells what is to be told.
+                let _ready = arena.reserve(bytes, site);
+                let _sent = arenas.send(arena);
+                continue;
+            }
+        };
         let verdict = captured.complete(site);
         if verdict != Verdict::Intact {
             let (run, step) = (site.run.clone(), captured.facts.step);
             let told = (verdict == Verdict::Silent).then_some(Error::Changed { run, step });
-            let _sent = arenas.send(captured.arena);
+            let _sent = arenas.send(captured.into_arena());
             board.update(|state| {
                 state.errors.extend(told);
                 state.under_way -= 1;
             });
             continue;
         }
-        let (base, generation) = board.base();
-        let base = base.for_step(captured.facts.step);
-        let outcome = stage_patiently(site, board, &captured, &base);
-        if site.settings.incremental {
-            let next = match &outcome {
-                Ok(sealed) => base.followed_by(&sealed.record),
-                Err(_) => base,
-            };
-            board.update(|state| {
-                if state.base_generation == generation {
-                    state.base = next;
-                }
-            });
-        }
+        let outcome = stage_next(site, board, &captured);
         let (step, captured_at) = (captured.facts.step, captured.timing.captured_at);
+        let mut arena = captured.into_arena();
+        if outcome.is_ok() {
+            // Found on the disk too, it is staged once.
+            let _on_disk = arena.unkeep();
+        }
         // The trainer may be gone.
-        let _sent = arenas.send(captured.arena);
+        let _sent = arenas.send(arena);
         match outcome {
             Ok(mut sealed) => {
                 sealed.timing.stage_seconds = seconds_since(site, captured_at);
@@ -326,10 +369,29 @@ fn stage_all(
     }
 }
 
+/// Stages a save but for what the one before holds, and notes what the next may leave out.
+fn stage_next(site: &Site, board: &Board, captured: &Captured<'_>) -> Result<Sealed, Error> {
+    let (base, generation) = board.base();
+    let base = base.for_step(captured.facts.step);
+    let outcome = stage_patiently(site, board, captured, &base);
+    if site.settings.incremental {
+        let next = match &outcome {
+            Ok(sealed) => base.followed_by(&sealed.record),
+            Err(_) => base,
+        };
+        board.update(|state| {
+            if state.base_generation == generation {
+                state.base = next;
+            }
+        });
+    }
+    outcome
+}
+
 fn stage_patiently(
     site: &Site,
     board: &Board,
-    captured: &Captured,
+    captured: &Captured<'_>,
     base: &Base,
 ) -> Result<Sealed, Error> {
     loop {
@@ -394,7 +456,7 @@ fn drain(site: &Site, board: &Board, commits: &mut Commits, sealed: Sealed) -> O
         }
     });
     if again {
-        return Some(sealed);
+        return Some(Sealed { bytes: StagedBytes::Found, ..sealed });
     }
     release(site, board, &sealed);
     None

@@ -49,7 +49,7 @@ pub(crate) fn publish(site: &Site, sealed: &Sealed, patience: Duration) -> Resul
     }
     check_earlier(site, sealed)?;
     let digest = sealed.record.file.digest;
-    site.transfer.drain(&sealed.names().file, &sealed.file_key(), digest)?;
+    site.transfer.drain(&sealed.names().file, &sealed.file_key(), digest, sealed.bytes)?;
     site.lake().write(&sealed.record_key(), Purpose::Checkpoint, &sealed.body)?;
     crash_point("checkpoint.before_commit");
     let outcome = await_ranks(site, sealed, patience)?;

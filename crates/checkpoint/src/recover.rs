@@ -1,6 +1,7 @@
-//! Recovery: what a dead process left staged on this node.
+//! Recovery: what a dead process left on this node, in memory and staged.
 //!
-//! A sealed save is drained and committed: its process died, its data did not. A tensor file that
+//! What it had captured is staged; a sealed save is drained and committed: its process died, its data did
+//! not. A tensor file that
 //! was never sealed is removed. A rank takes care of its own files, and of those of ranks that no
 //! longer exist because the world has shrunk.
 
@@ -10,15 +11,18 @@ use forebay_format::{
     record,
     v1::checkpoint::{self, RankRecord},
 };
-use forebay_types::Key;
+use forebay_transfer::StagedBytes;
+use forebay_types::{ErrorKind, Key};
 use serde::Serialize;
 
 use crate::{
     Error,
-    capture::Timing,
+    arena::Arena,
+    base::Base,
+    capture::{Captured, Timing, read_kept},
     publish::{Outcome, publish},
     site::Site,
-    stage::Sealed,
+    stage::{Sealed, StagedNames, stage},
 };
 
 /// One thing that was found staged, and what became of it.
@@ -66,10 +70,11 @@ impl fmt::Display for Recovered {
 
 /// Drains, commits or removes everything staged for this rank; also returns the newest save that
 /// is committed, whose files stay staged to be restored from.
-pub(crate) fn recover(site: &Site) -> Result<(Vec<Recovered>, Option<Sealed>), Error> {
+pub(crate) fn recover(site: &Site) -> Result<(Vec<Recovered>, Option<Sealed>, Arena), Error> {
+    let (damaged, arena) = stage_captured(site)?;
     let mut names: BTreeSet<Key> = staged_names(site)?;
     let seals: Vec<Key> = names.iter().filter(|name| is_seal(name)).cloned().collect();
-    let (mut recovered, mut kept) = (Vec::new(), None);
+    let (mut recovered, mut kept) = (damaged, None);
     for name in seals {
         let step = checkpoint::step_of(&site.run, &name).unwrap_or_default();
         let outcome = match read_seal(site, &name)? {
@@ -90,7 +95,36 @@ pub(crate) fn recover(site: &Site) -> Result<(Vec<Recovered>, Option<Sealed>), E
         site.local().release(&name)?;
         recovered.push(Recovered { name: name.to_string(), step, outcome: Recovery::Unsealed });
     }
-    Ok((recovered, kept))
+    Ok((recovered, kept, arena))
+}
+
+/// Stages what dead processes captured; returns what of it is damaged, and memory to be used again.
+fn stage_captured(site: &Site) -> Result<(Vec<Recovered>, Arena), Error> {
+    let (mut damaged, mut arena) = (Vec::new(), Arena::default());
+    for name in site.local().kept_memory()?.into_iter().filter(|name| is_ours(site, name)) {
+        // Of another run, or of a process that lives and will see to it.
+        let Some(mut memory) = site.local().take_memory(&name)? else { continue };
+        match read_kept(&memory, &name) {
+            Ok((record, plan)) => {
+                let captured = Captured::take_over(memory, record, plan);
+                let seal = StagedNames::of_capture(&captured.facts).record;
+                if site.local().staged_file(&seal).is_err() {
+                    stage(site, &captured, &Base::default())?;
+                }
+                arena = captured.into_arena();
+                arena.unkeep()?;
+            }
+            // A newer Forebay captured it, and will stage it.
+            Err(error) if error.kind() == ErrorKind::NewerFormat => return Err(error),
+            Err(error) => {
+                memory.unkeep()?;
+                let step = checkpoint::step_of(&site.run, &name).unwrap_or_default();
+                let (name, outcome) = (name.to_string(), Recovery::Damaged(error.to_string()));
+                damaged.push(Recovered { name, step, outcome });
+            }
+        }
+    }
+    Ok((damaged, arena))
 }
 
 fn is_seal(name: &Key) -> bool {
@@ -119,12 +153,13 @@ fn read_seal(site: &Site, name: &Key) -> Result<Result<Sealed, String>, Error> {
     let (record, digest) = match record::decode::<RankRecord>(&body, name.as_str()) {
         Ok(decoded) => decoded,
         // A newer Forebay staged it, and will drain it.
-        Err(error) if error.kind() == forebay_types::ErrorKind::NewerFormat => {
+        Err(error) if error.kind() == ErrorKind::NewerFormat => {
             return Err(error.into());
         }
         Err(error) => return Ok(Err(error.to_string())),
     };
-    let sealed = Sealed { record, body, digest, timing: Timing::default() };
+    let (timing, bytes) = (Timing::default(), StagedBytes::Found);
+    let sealed = Sealed { record, body, digest, timing, bytes };
     let itself = sealed.names().record == *name;
     Ok(if itself { Ok(sealed) } else { Err("it does not belong where it lies".into()) })
 }

@@ -20,6 +20,10 @@ pub struct CheckpointSettings {
     /// Whether a tensor that did not change since the save before is referred to where it lies
     /// instead of being written again.
     pub incremental: bool,
+    /// The most memory that a copy of the state may take; none: as much as the node has available. What
+    /// needs more is staged while the trainer waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arena_bytes_max: Option<u64>,
     /// Threads that copy, digest and read tensors.
     pub threads: usize,
     /// How long a rank whose part is published waits for the others, in seconds.
@@ -34,6 +38,7 @@ impl Default for CheckpointSettings {
             keep_every: 0,
             keep_best: None,
             incremental: true,
+            arena_bytes_max: None,
             threads: 2,
             commit_wait_seconds: 600,
         }

@@ -26,17 +26,19 @@ use std::{
 use forebay_format::{
     record,
     v1::{
-        checkpoint::{self, RankRecord, step_prefix},
+        capture::CaptureFacts,
+        checkpoint::{self, RankRecord},
         dataset::ObjectEntry,
     },
 };
 use forebay_runtime::crash_point;
+use forebay_transfer::StagedBytes;
 use forebay_types::{Digest, DigestWriter, Key, Name, Nonce};
 
 use crate::{
     Error,
     base::{Base, Reference},
-    capture::{Captured, Timing},
+    capture::{Captured, Timing, name},
     committed::file_key,
     layout::Layout,
     site::Site,
@@ -54,6 +56,8 @@ pub(crate) struct Sealed {
     /// The digest of the record's body.
     pub digest: Digest,
     pub timing: Timing,
+    /// What is known of the file's bytes.
+    pub bytes: StagedBytes,
 }
 
 /// The names of what one rank stages in one attempt.
@@ -64,15 +68,16 @@ pub(crate) struct StagedNames {
 
 impl StagedNames {
     pub(crate) fn new(run: &Name, step: u64, attempt: Nonce, rank: u32) -> Self {
-        let stem = format!("{}{attempt}/rank-{rank}", step_prefix(run, step));
-        let name = |extension| {
-            Key::new(format!("{stem}.{extension}")).expect("names and numbers make sound keys")
-        };
+        let name = |extension| name(run, step, attempt, rank, extension);
         Self { file: name("safetensors"), record: name("json") }
     }
 
     pub(crate) fn of(record: &RankRecord) -> Self {
         Self::new(&record.run, record.step, record.attempt, record.rank)
+    }
+
+    pub(crate) fn of_capture(facts: &CaptureFacts) -> Self {
+        Self::new(&facts.run, facts.step, facts.attempt, facts.rank)
     }
 }
 
@@ -101,9 +106,8 @@ impl Sealed {
 }
 
 /// Writes what was captured to the local tier, but for what `base` holds, and seals it.
-pub(crate) fn stage(site: &Site, captured: &Captured, base: &Base) -> Result<Sealed, Error> {
-    let facts = &captured.facts;
-    let names = StagedNames::new(&site.run, facts.step, facts.attempt, site.rank.rank());
+pub(crate) fn stage(site: &Site, captured: &Captured<'_>, base: &Base) -> Result<Sealed, Error> {
+    let names = StagedNames::of_capture(&captured.facts);
     let digests = TensorDigests::new(captured);
     let layout = Layout::new(captured, find_unchanged(site, captured, base, &digests)?)?;
     let outcome = write_file(site, captured, &layout, &digests, &names.file).and_then(|file| {
@@ -119,7 +123,7 @@ pub(crate) fn stage(site: &Site, captured: &Captured, base: &Base) -> Result<Sea
 /// Which tensors are what they were in the save before, and where they lie.
 fn find_unchanged(
     site: &Site,
-    captured: &Captured,
+    captured: &Captured<'_>,
     base: &Base,
     digests: &TensorDigests<'_>,
 ) -> Result<BTreeMap<usize, Reference>, Error> {
@@ -146,7 +150,7 @@ fn find_unchanged(
 
 fn write_file(
     site: &Site,
-    captured: &Captured,
+    captured: &Captured<'_>,
     layout: &Layout,
     digests: &TensorDigests<'_>,
     key: &Key,
@@ -204,12 +208,12 @@ impl<'a> Todo<'a> {
 
 /// The digests of all tensors, as they are computed.
 struct TensorDigests<'a> {
-    captured: &'a Captured,
+    captured: &'a Captured<'a>,
     found: Mutex<Vec<Option<Digest>>>,
 }
 
 impl<'a> TensorDigests<'a> {
-    fn new(captured: &'a Captured) -> Self {
+    fn new(captured: &'a Captured<'_>) -> Self {
         Self { captured, found: Mutex::new(vec![None; captured.tensors.len()]) }
     }
 
@@ -235,34 +239,34 @@ impl<'a> TensorDigests<'a> {
 
 fn seal(
     site: &Site,
-    captured: &Captured,
+    captured: &Captured<'_>,
     layout: &Layout,
     name: &Key,
     file: ObjectEntry,
     digests: &[Digest],
 ) -> Result<Sealed, Error> {
-    let record = rank_record(site, captured, layout, file, digests);
+    let record = rank_record(captured, layout, file, digests);
     let (body, digest) = record::encode(&record)?;
     let mut writer = site.local().stage(name, body.len() as u64)?;
     writer.write_all(&body).map_err(Error::file("stage", name))?;
     writer.finish()?;
     crash_point("checkpoint.sealed");
-    Ok(Sealed { record, body, digest, timing: captured.timing })
+    let bytes = StagedBytes::JustWritten;
+    Ok(Sealed { record, body, digest, timing: captured.timing, bytes })
 }
 
 fn rank_record(
-    site: &Site,
-    captured: &Captured,
+    captured: &Captured<'_>,
     layout: &Layout,
     file: ObjectEntry,
     digests: &[Digest],
 ) -> RankRecord {
     let facts = &captured.facts;
     RankRecord {
-        run: site.run.clone(),
+        run: facts.run.clone(),
         step: facts.step,
-        rank: site.rank.rank(),
-        world_size: site.rank.world_size(),
+        rank: facts.rank,
+        world_size: facts.world_size,
         attempt: facts.attempt,
         launch: Some(facts.launch),
         position: facts.position,

@@ -80,6 +80,7 @@ fn crash_at(point: &str, before: &[u64], after: &[u64]) {
     let transfer = tiers(directory);
     assert_committed(&transfer, &STEPS, point);
     assert!(transfer.local().staged().unwrap().is_empty(), "{point}");
+    assert!(!transfer.local().memory_folder().exists(), "{point}");
     // A commit, a record and a tensor file for each step, and nothing else.
     assert_eq!(objects(&transfer).len(), 3 * STEPS.len(), "{point}: {:?}", objects(&transfer));
 }
@@ -101,13 +102,18 @@ fn killed_while_capturing() {
 }
 
 #[test]
+fn killed_when_captured() {
+    crash_at("checkpoint.captured", &[10], &[10, 20]);
+}
+
+#[test]
 fn killed_while_staging() {
-    crash_at("checkpoint.stage", &[10], &[10]);
+    crash_at("checkpoint.stage", &[10], &[10, 20]);
 }
 
 #[test]
 fn killed_before_sealing() {
-    crash_at("checkpoint.unsealed", &[10], &[10]);
+    crash_at("checkpoint.unsealed", &[10], &[10, 20]);
 }
 
 #[test]

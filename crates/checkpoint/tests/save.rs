@@ -11,7 +11,9 @@ use forebay_checkpoint::{
     list, restore, show,
 };
 use forebay_lake::Purpose;
+use forebay_local::LocalTier;
 use forebay_testing::{Fault, Request, TempTiers};
+use forebay_transfer::Transfer;
 use forebay_types::{ErrorKind, Position, Rank};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -135,6 +137,11 @@ fn what_is_copied_while_the_trainer_goes_on_is_kept_on_its_word_alone() {
         let (position, metadata) = (Position { step }, metadata(step));
         let (_, copying) =
             checkpointer.save_overlapped(step, position, &now, later, &metadata).unwrap();
+        assert_eq!(copying.is_some(), now.len() < 5);
+        let Some(copying) = copying else {
+            assert_eq!(checkpointer.wait().unwrap()[0].step, step);
+            continue;
+        };
         while !copying.wait(Duration::from_millis(10)) {}
         if intact {
             copying.confirm();
@@ -152,6 +159,53 @@ fn what_is_copied_while_the_trainer_goes_on_is_kept_on_its_word_alone() {
     }
     assert_eq!(steps(&tiers), [1, 4, 5]);
     assert_eq!(staged(&tiers), 0);
+}
+
+#[test]
+fn without_memory_for_a_copy_the_state_is_staged_from_where_it_lies() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let transfer = tiers.transfer();
+    let settings = CheckpointSettings { arena_bytes_max: Some(1000), ..keep_all() };
+    let mut checkpointer = open(&transfer, &settings).unwrap();
+    for step in [1, 2] {
+        let (position, metadata) = (Position { step }, metadata(step));
+        let (now, later) = (state(step)[..2].to_vec(), state(step)[2..].to_vec());
+        let (capture, copying) =
+            checkpointer.save_overlapped(step, position, &now, later, &metadata).unwrap();
+        assert!(capture.streamed && copying.is_none());
+        // It is on this node when the call returns.
+        assert!(staged(&tiers) >= 2);
+    }
+    let steps_saved: Vec<_> = checkpointer.wait().unwrap().iter().map(|one| one.step).collect();
+    assert_eq!(steps_saved, [1, 2]);
+    for step in [1, 2] {
+        let restored = checkpointer.restore(Which::Step(step), Part::All).unwrap().unwrap();
+        assert_is(&restored, step);
+    }
+    assert_eq!(staged(&tiers), 0);
+    assert!(!tiers.local.memory_folder().exists());
+}
+
+#[test]
+fn what_could_not_be_staged_is_in_memory_for_the_next_process() {
+    // Room for the file of one save, and not for its record.
+    let tiers = TempTiers::new(9000);
+    let transfer = tiers.transfer();
+    let mut checkpointer = open(&transfer, &keep_all()).unwrap();
+    save(&mut checkpointer, 1).unwrap();
+    let error = checkpointer.wait().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Full);
+    drop(checkpointer);
+    assert_eq!(tiers.local.kept_memory().unwrap().len(), 1);
+    assert!(matches!(tiers.local.clear(), Err(forebay_local::Error::Undrained { .. })));
+    drop(transfer);
+    let roomy = LocalTier::open(&tiers.local_path(), BUDGET_BYTES, &tiers.runtime).unwrap();
+    let transfer = Transfer::new(&tiers.lake, &roomy, &tiers.runtime);
+    let checkpointer = open(&transfer, &keep_all()).unwrap();
+    assert_eq!(checkpointer.recovered()[0].outcome, Recovery::Committed);
+    assert_is(&checkpointer.restore(Which::Newest, Part::All).unwrap().unwrap(), 1);
+    drop(checkpointer);
+    roomy.clear().unwrap();
 }
 
 #[test]

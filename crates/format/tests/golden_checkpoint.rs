@@ -7,6 +7,7 @@ use std::{fs, path::PathBuf};
 use forebay_format::{
     record,
     v1::{
+        capture::{CaptureFacts, CaptureRecord, CapturedTensor, Label},
         checkpoint::{
             CheckpointReference, CommitRecord, EarlierFile, RankRecord, TensorEntry, commit_key,
             rank_key, rank_of, step_of, tensors_key,
@@ -140,8 +141,39 @@ fn forked_commit() -> CommitRecord {
     CommitRecord::of(&[(forked_rank(), digest)]).unwrap()
 }
 
+/// What a process keeps in memory of a capture of the same state, with room behind its record.
+fn capture() -> (CaptureRecord, Vec<u8>) {
+    let (mut memory, rank) = rank();
+    let RankRecord { run, step, position, parent, dataset, metadata, .. } = rank;
+    let facts = CaptureFacts {
+        run,
+        step,
+        rank: 0,
+        world_size: 1,
+        attempt: rank.attempt,
+        launch: Digest::of(b"launch"),
+        position,
+        parent,
+        dataset,
+        forked_from: None,
+        captured_unix_ms: rank.captured_unix_ms,
+        metadata,
+    };
+    let tensors = rank.tensors.into_iter().map(|tensor| {
+        let TensorEntry { name, dtype, shape, part, .. } = tensor;
+        CapturedTensor { name, dtype, shape, part }
+    });
+    let record = CaptureRecord { facts, tensors: tensors.collect() };
+    let (image_bytes, body) = (memory.len() as u64, record::encode(&record).unwrap().0);
+    let label = Label { image_bytes, record_bytes: body.len() as u64 };
+    memory.extend(body);
+    memory.extend([0; 24]);
+    memory.extend(label.encode());
+    (record, memory)
+}
+
 /// Every file, as this build writes it.
-fn files() -> [(&'static str, Vec<u8>); 8] {
+fn files() -> [(&'static str, Vec<u8>); 9] {
     let (file, record) = rank();
     let (later, later_commit) = later();
     [
@@ -151,6 +183,7 @@ fn files() -> [(&'static str, Vec<u8>); 8] {
         ("checkpoint-later-rank-0.json", record::encode(&later).unwrap().0),
         ("checkpoint-later-commit.json", record::encode(&later_commit).unwrap().0),
         ("writer.json", record::encode(&claim()).unwrap().0),
+        ("checkpoint-rank-0.capture", capture().1),
         ("checkpoint-forked-rank-0.json", record::encode(&forked_rank()).unwrap().0),
         ("checkpoint-forked-commit.json", record::encode(&forked_commit()).unwrap().0),
     ]
@@ -181,6 +214,11 @@ fn the_first_records_are_still_read() {
     assert_eq!(commit.needs, [120]);
     let found: WriterRecord = record::decode(&read("writer.json"), "golden").unwrap().0;
     assert_eq!(found, claim());
+    let kept = read("checkpoint-rank-0.capture");
+    let (image, body) = Label::split(&kept, "golden").unwrap();
+    assert!(image == rank().0);
+    let found: CaptureRecord = record::decode(body, "golden").unwrap().0;
+    assert_eq!(found, capture().0);
     let forked = read("checkpoint-forked-rank-0.json");
     let found: RankRecord = record::decode(&forked, "golden").unwrap().0;
     assert_eq!(found, forked_rank());

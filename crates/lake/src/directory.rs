@@ -243,6 +243,22 @@ impl Store for Directory {
         }
     }
 
+    fn adopts(&self) -> bool {
+        true
+    }
+
+    /// A second name for the same file, where it lies on the same file system.
+    fn adopt(&self, file: &File, key: &Key) -> Result<bool, Error> {
+        let (above, name) = split(key);
+        let failed = self.failed("write", key);
+        let above = self.make(above).map_err(&failed)?;
+        match above.adopt(file, name) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Ok(false),
+            // Also when it exists: who made it may not have come to syncing its name.
+            _ => above.sync().map(|()| true).map_err(failed),
+        }
+    }
+
     fn list(
         &self,
         prefix: &str,

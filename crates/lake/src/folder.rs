@@ -5,7 +5,12 @@
 //! directory that is already open, so what was checked is what is used. The root itself may be
 //! reached through links: who names it says where it is.
 
-use std::{fs::File, io, os::fd::OwnedFd, path::Path};
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+    path::Path,
+};
 
 use rustix::{
     fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat},
@@ -78,6 +83,13 @@ impl Folder {
     /// Gives the file `name` a second name in `to`, if that is free.
     pub(crate) fn link(&self, name: &str, to: &Self, new_name: &str) -> io::Result<()> {
         Ok(rustix::fs::linkat(&self.0, name, &to.0, new_name, AtFlags::empty())?)
+    }
+
+    /// Gives an open file another name, here, if that is free.
+    pub(crate) fn adopt(&self, file: &File, name: &str) -> io::Result<()> {
+        // A file is named by its descriptor, so that it is this one and no other of the same name.
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        Ok(rustix::fs::linkat(CWD, path, &self.0, name, AtFlags::SYMLINK_FOLLOW)?)
     }
 
     pub(crate) fn remove(&self, name: &str) -> io::Result<()> {

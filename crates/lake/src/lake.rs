@@ -1,6 +1,6 @@
 //! The handle through which everybody reaches the lake.
 
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{collections::BTreeMap, fs::File, io, sync::Arc};
 
 use forebay_runtime::Runtime;
 use forebay_types::Key;
@@ -161,6 +161,22 @@ impl Lake {
             Some(found) if found == bytes => Ok(true),
             _ => Err(failed(io::Error::other("the store said that it is copied, and it is not"))),
         }
+    }
+
+    /// Whether [`Lake::adopt`] may do something.
+    #[must_use]
+    pub fn adopts(&self) -> bool {
+        self.shared.store.adopts()
+    }
+
+    /// Makes `key` an object with the bytes of `file`, which is durable and never written again, without
+    /// copying them. Says whether that is done: not every store can, nor with every file, and then the
+    /// caller writes.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn adopt(&self, file: &File, key: &Key, purpose: Purpose) -> Result<bool, Error> {
+        self.retry(purpose, || self.shared.store.adopt(file, key))
     }
 
     /// Calls `visit` for every object whose key starts with `prefix`, in no order.

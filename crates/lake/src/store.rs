@@ -1,6 +1,6 @@
 //! The trait of an engine: what every lake must be able to do, and nothing more.
 
-use std::{fmt, io};
+use std::{fmt, fs::File, io};
 
 use forebay_types::Key;
 
@@ -78,6 +78,22 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// When there is no `from`, or the store cannot be written.
     fn copy(&self, from: &Key, to: &Key, bytes: u64) -> Result<bool, Error> {
         let _ = (from, to, bytes);
+        Ok(false)
+    }
+
+    /// Whether [`Store::adopt`] may do something.
+    fn adopts(&self) -> bool {
+        false
+    }
+
+    /// Makes `key` an object with the bytes of `file`, which is durable and never written again, without
+    /// copying them; says whether this engine can do that with such a file. An object that is there may
+    /// stay, as in [`Store::copy`].
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    fn adopt(&self, file: &File, key: &Key) -> Result<bool, Error> {
+        let _ = (file, key);
         Ok(false)
     }
 

@@ -30,6 +30,7 @@ impl LocalTier {
         self.make_folders()?;
         self.require_drained()?;
         self.require_idle()?;
+        self.recover_memory()?;
         self.forget_ledger(&lock)?;
         let mut cleared = Cleared::default();
         for name in TAKING {
@@ -52,18 +53,20 @@ impl LocalTier {
     }
 
     fn require_drained(&self) -> Result<(), Error> {
-        let staged = self.staged()?;
-        if staged.is_empty() {
+        let staged = self.staged()?.into_iter().map(|staged| staged.name);
+        let undrained: Vec<_> = staged.chain(self.kept_memory()?).collect();
+        if undrained.is_empty() {
             return Ok(());
         }
-        let names = staged.iter().take(NAMES_MAX).map(|staged| staged.name.to_string()).collect();
-        Err(Error::Undrained { directory: self.directory().into(), names, count: staged.len() })
+        let names = undrained.iter().take(NAMES_MAX).map(ToString::to_string).collect();
+        Err(Error::Undrained { directory: self.directory().into(), names, count: undrained.len() })
     }
 
     fn require_idle(&self) -> Result<(), Error> {
         let owners = files::entries(&self.folder("scratch"))?;
         let owners = owners.into_iter().map(|path| path.join(crate::scratch::OWNER));
-        match self.on_their_way()?.into_iter().chain(owners).find(|path| files::is_locked(path)) {
+        let owned = self.on_their_way()?.into_iter().chain(self.memory_files()?).chain(owners);
+        match owned.into_iter().find(|path| files::is_locked(path)) {
             Some(path) => Err(Error::InUse { directory: self.directory().into(), path }),
             None => Ok(()),
         }

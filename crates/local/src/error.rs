@@ -92,7 +92,7 @@ pub enum Error {
     NotStaged(Key),
     /// Something staged has not reached the lake.
     #[error(
-        "{} is not cleared: {count} staged file(s) have not reached the lake ({}); start the run \
+        "{} is not cleared: {count} staged or captured file(s) have not reached the lake ({}); start the run \
          again to drain them",
         directory.display(),
         names.join(", ")
@@ -104,6 +104,15 @@ pub enum Error {
         names: Vec<String>,
         /// How many there are.
         count: usize,
+    },
+    /// The node has no memory that outlives a process, or not so much.
+    #[error("cannot take {bytes} bytes of this node's shared memory")]
+    Memory {
+        /// How much was asked for.
+        bytes: u64,
+        /// Why not.
+        #[source]
+        source: io::Error,
     },
     /// A live process works on the tier.
     #[error("{} is not cleared: a live process uses {}; stop it first", directory.display(), path.display())]
@@ -124,7 +133,7 @@ impl Error {
                 ErrorKind::Invalid => ErrorKind::Invalid,
                 _ => ErrorKind::Unavailable,
             },
-            Self::Full { .. } | Self::DiskFull { .. } => ErrorKind::Full,
+            Self::Full { .. } | Self::DiskFull { .. } | Self::Memory { .. } => ErrorKind::Full,
             Self::Budget(_) | Self::Foreign { .. } | Self::Scratch(_) => ErrorKind::Invalid,
             Self::Corrupt { .. } => ErrorKind::Corrupt,
             Self::Overrun { .. } => ErrorKind::Internal,

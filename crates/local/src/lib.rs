@@ -12,6 +12,8 @@
 //!   locks/ledger                 what is taken
 //! ```
 //!
+//! Beside the directory there is memory of the node that outlives its process: see [`NodeMemory`].
+//!
 //! # Bounds
 //! The sum of all files' lengths never exceeds the budget: a file is given its whole length when
 //! it is made, under a lock, before its first byte is written. The sum is kept in a file that says
@@ -28,6 +30,7 @@ mod error;
 mod files;
 mod landing;
 mod ledger;
+mod memory;
 mod scratch;
 mod space;
 mod staging;
@@ -37,6 +40,7 @@ pub use cache::CachedFile;
 pub use clear::Cleared;
 pub use error::Error;
 pub use landing::{Landing, LandingFile, LandingLock, Spool, Spooled};
+pub use memory::NodeMemory;
 pub use scratch::Scratch;
 pub use space::Usage;
 pub use staging::{Staged, StagedWriter};

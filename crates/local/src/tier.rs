@@ -58,6 +58,7 @@ impl LocalTier {
         let lock = tier.lock_space()?;
         tier.make_folders()?;
         tier.ledger(&lock)?.recover()?;
+        tier.recover_memory()?;
         drop(lock);
         Ok(tier)
     }

@@ -130,8 +130,14 @@ impl Checkpointer {
             "bytes": captured.bytes,
             "pause_seconds": captured.pause_seconds,
             "waited_seconds": captured.waited_seconds,
+            "streamed": captured.streamed,
         });
-        Ok((said.to_string(), Copying { opened: Mutex::new(Some(copying)) }))
+        Ok((said.to_string(), Copying { opened: Mutex::new(copying) }))
+    }
+
+    /// Begins to have memory ready for a state of so many bytes.
+    fn expect(&self, py: Python<'_>, bytes: u64) -> PyResult<()> {
+        self.ask(py, |saves| saves.expect(bytes))
     }
 
     /// The saves that were committed since this was last asked, as JSON. Raises what went wrong.
@@ -167,7 +173,7 @@ impl Checkpointer {
 /// A state that is being copied.
 #[pyclass(frozen, module = "forebay._forebay")]
 pub struct Copying {
-    /// Absent once it was spoken for.
+    /// Absent once it was spoken for, or when nothing was left to copy.
     opened: Mutex<Option<forebay::checkpoint::Copying>>,
 }
 

@@ -6,6 +6,7 @@
 //! augmentation) never comes from here: it is a pure function of a seed, see [`Random`].
 
 mod crash;
+mod memory;
 mod nonce;
 mod process;
 mod random;
@@ -22,6 +23,7 @@ use std::{
 };
 
 pub use crash::crash_point;
+pub use memory::available_memory_bytes;
 pub use process::process_id;
 pub use random::Random;
 pub use task::{Panicked, Task};

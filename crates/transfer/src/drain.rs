@@ -4,6 +4,9 @@
 //! appears only if the digest is the expected one. So bytes that went bad on the node never reach
 //! the lake. The caller releases the staged file when it no longer needs it.
 //!
+//! A lake that is a directory of the same file system gives the file a second name instead, and what
+//! was written a moment ago is not read for that.
+//!
 //! # Bounds
 //! One piece of memory, whatever the file's length. A drain whose request fails for a passing
 //! reason is made again from the start, a few times; [`forebay_lake::Lake`] waits in between.
@@ -12,7 +15,11 @@
 //! The object is there, whole, or it is not; the staged file stays, and draining it again gives
 //! the same object.
 
-use std::io::{self, Read, Write};
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::unix::fs::FileExt,
+};
 
 use forebay_lake::Purpose;
 use forebay_runtime::crash_point;
@@ -23,17 +30,70 @@ use crate::{Error, Transfer};
 const PIECE_BYTES: usize = 1 << 20;
 const ATTEMPTS_MAX: u32 = 3;
 
+/// What is known of the bytes of a staged file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StagedBytes {
+    /// This process digested them as it wrote them, a moment ago.
+    JustWritten,
+    /// They were found, or lay there for a while: they are digested again.
+    Found,
+}
+
+/// A staged file on its way.
+struct StagedObject<'a> {
+    file: File,
+    name: &'a Key,
+    digest: Digest,
+    is_verified: bool,
+}
+
+impl StagedObject<'_> {
+    /// Gives all of it to `take`, piece by piece, with the bytes so far; then says whether it is whole.
+    fn read(&self, take: &mut dyn FnMut(&[u8], u64) -> Result<(), Error>) -> Result<(), Error> {
+        let failed = |source| Error::Staged { name: self.name.clone(), source };
+        let (mut seen, mut piece) = (DigestWriter::new(), vec![0; PIECE_BYTES]);
+        loop {
+            let count = match self.file.read_at(&mut piece, seen.len_bytes()) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                result => result.map_err(failed)?,
+            };
+            if count == 0 {
+                break;
+            }
+            seen.update(&piece[..count]);
+            take(&piece[..count], seen.len_bytes())?;
+        }
+        if seen.finish() == self.digest {
+            return Ok(());
+        }
+        Err(Error::StagedDamaged { name: self.name.clone(), digest: self.digest })
+    }
+}
+
 impl Transfer {
-    /// Writes the file staged as `name` to the lake as `key`; returns its length.
+    /// Makes the file staged as `name` the object `key` of the lake; returns its length.
     ///
     /// # Errors
     /// [`Error::StagedDamaged`] when the staged bytes do not have `digest`; then nothing is
     /// written.
-    pub fn drain(&self, name: &Key, key: &Key, digest: Digest) -> Result<u64, Error> {
+    pub fn drain(
+        &self,
+        name: &Key,
+        key: &Key,
+        digest: Digest,
+        known: StagedBytes,
+    ) -> Result<u64, Error> {
         self.require_process()?;
+        let local = |source| Error::Local { act: "read", object: name.clone(), source };
+        let mut staged = StagedObject {
+            file: self.local().staged_file(name).map_err(local)?,
+            name,
+            digest,
+            is_verified: known == StagedBytes::JustWritten,
+        };
         let mut attempt = 1;
         loop {
-            match self.drain_once(name, key, digest) {
+            match self.drain_once(&mut staged, key) {
                 Err(Error::Lake { source, .. })
                     if source.is_transient() && attempt < ATTEMPTS_MAX =>
                 {
@@ -44,33 +104,39 @@ impl Transfer {
         }
     }
 
-    fn drain_once(&self, name: &Key, key: &Key, digest: Digest) -> Result<u64, Error> {
+    fn drain_once(&self, staged: &mut StagedObject<'_>, key: &Key) -> Result<u64, Error> {
         let lake = |source| self.lake_failed("write", key, source);
-        let local = |source| Error::Local { act: "read", object: name.clone(), source };
-        let failed = |source| Error::Staged { name: name.clone(), source };
-        let mut file = self.local().staged_file(name).map_err(local)?;
-        let length = file.metadata().map_err(failed)?.len();
+        let failed = |source| Error::Staged { name: staged.name.clone(), source };
+        let length = staged.file.metadata().map_err(failed)?.len();
+        if self.adopt(staged, key)? {
+            return self.check_length(key, length);
+        }
         let mut writer = self.lake().writer(key, Purpose::Checkpoint).map_err(lake)?;
-        let mut seen = DigestWriter::new();
-        let mut piece = vec![0; PIECE_BYTES];
         let mut halfway = false;
-        loop {
-            let count = file.read(&mut piece).map_err(failed)?;
-            if count == 0 {
-                break;
-            }
-            seen.update(&piece[..count]);
-            writer.write_all(&piece[..count]).map_err(|error| lake(self.unwritten(key, error)))?;
-            if !halfway && 2 * seen.len_bytes() >= length {
+        staged.read(&mut |piece, seen| {
+            writer.write_all(piece).map_err(|error| lake(self.unwritten(key, error)))?;
+            if !halfway && 2 * seen >= length {
                 halfway = true;
                 crash_point("checkpoint.drain");
             }
-        }
-        if seen.finish() != digest {
-            return Err(Error::StagedDamaged { name: name.clone(), digest });
-        }
+            Ok(())
+        })?;
         writer.finish().map_err(lake)?;
         self.check_length(key, length)
+    }
+
+    /// Gives the file to a lake that can take it as it is.
+    fn adopt(&self, staged: &mut StagedObject<'_>, key: &Key) -> Result<bool, Error> {
+        if !self.lake().adopts() {
+            return Ok(false);
+        }
+        if !staged.is_verified {
+            staged.read(&mut |_, _| Ok(()))?;
+            staged.is_verified = true;
+        }
+        crash_point("checkpoint.drain");
+        let adopted = self.lake().adopt(&staged.file, key, Purpose::Checkpoint);
+        adopted.map_err(|source| self.lake_failed("write", key, source))
     }
 
     fn check_length(&self, key: &Key, length: u64) -> Result<u64, Error> {

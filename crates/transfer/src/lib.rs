@@ -28,6 +28,7 @@ mod prefetch;
 mod room;
 mod transfer;
 
+pub use drain::StagedBytes;
 pub use error::Error;
 pub use object::{Decoder, Object, Stored};
 pub use pieces::FETCH_BYTES_MAX;

@@ -2,9 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    os::unix::fs::MetadataExt,
+};
 
+use forebay_lake::Lake;
 use forebay_testing::{Fault, Request, TempTiers, key};
+use forebay_transfer::{StagedBytes, Transfer};
 use forebay_types::{Digest, ErrorKind};
 
 const BYTES: usize = 3 << 20;
@@ -20,7 +25,7 @@ fn staged() -> (TempTiers, Digest) {
 }
 
 fn drain(tiers: &TempTiers, digest: Digest) -> Result<u64, forebay_transfer::Error> {
-    tiers.transfer().drain(&key("staged/one"), &key("lake/one"), digest)
+    tiers.transfer().drain(&key("staged/one"), &key("lake/one"), digest, StagedBytes::Found)
 }
 
 fn in_lake(tiers: &TempTiers) -> Option<Digest> {
@@ -75,7 +80,40 @@ fn a_passing_failure_is_tried_again() {
 #[test]
 fn what_is_not_staged_is_named() {
     let (tiers, digest) = staged();
-    let error = tiers.transfer().drain(&key("staged/two"), &key("lake/two"), digest).unwrap_err();
+    let error = tiers
+        .transfer()
+        .drain(&key("staged/two"), &key("lake/two"), digest, StagedBytes::Found)
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.to_string().contains("staged/two"), "{error}");
+}
+
+/// A directory on the same file system takes the file as it is; what it holds is looked at all the
+/// same, but for what was written a moment ago.
+#[test]
+fn a_directory_takes_the_file_itself_and_never_a_bad_one() {
+    for known in [StagedBytes::JustWritten, StagedBytes::Found] {
+        let (tiers, digest) = staged();
+        let lake = Lake::open(tiers.lake_path().to_str().unwrap(), &tiers.runtime).unwrap();
+        let transfer = Transfer::new(&lake, &tiers.local, &tiers.runtime);
+        let (staged, object) = (key("staged/one"), key("lake/one"));
+        let written = lake.traffic();
+        // Once more changes nothing.
+        for _ in 0..2 {
+            assert_eq!(transfer.drain(&staged, &object, digest, known).unwrap(), BYTES as u64);
+        }
+        assert_eq!(lake.traffic(), written, "it was copied");
+        let inode = |path: &std::path::Path| std::fs::metadata(path).unwrap().ino();
+        let in_lake = tiers.lake_path().join("lake/one");
+        assert_eq!(inode(&in_lake), inode(&tiers.local_path().join("staging/staged/one")));
+        tiers.local.release(&staged).unwrap();
+        assert_eq!(Digest::of(&std::fs::read(&in_lake).unwrap()), digest);
+    }
+    let (tiers, _) = staged();
+    let lake = Lake::open(tiers.lake_path().to_str().unwrap(), &tiers.runtime).unwrap();
+    let transfer = Transfer::new(&lake, &tiers.local, &tiers.runtime);
+    let (name, object, other) = (key("staged/one"), key("lake/one"), Digest::of(b"others"));
+    let error = transfer.drain(&name, &object, other, StagedBytes::Found).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert_eq!(lake.size(&object).unwrap(), None);
 }

@@ -9,7 +9,9 @@ use forebay_lake::Purpose;
 use forebay_local::LocalTier;
 use forebay_runtime::Runtime;
 use forebay_testing::{TempTiers, key};
-use forebay_transfer::{Error, Need, Needs, Object, Plan, PrefetchSettings, Prefetcher};
+use forebay_transfer::{
+    Error, Need, Needs, Object, Plan, PrefetchSettings, Prefetcher, StagedBytes,
+};
 use forebay_types::{Digest, ErrorKind};
 
 struct Endless(Object);
@@ -75,7 +77,9 @@ fn a_fork_is_refused_in_words_and_harms_nothing() {
             && transfer.cached(&object).is_err_and(refused)
             && transfer.refetch(&object).is_err_and(refused)
             && transfer.require_room(1).is_err_and(refused)
-            && transfer.drain(&object.key, &object.key, digest).is_err_and(refused);
+            && transfer
+                .drain(&object.key, &object.key, digest, StagedBytes::Found)
+                .is_err_and(refused);
         prefetcher.advance(5);
         let _stats = prefetcher.stats();
         // SAFETY: copies for this process alone, which ends without dropping the originals.

@@ -142,12 +142,13 @@ fn room(patient: &Patient<'_>, tier: &LocalTier, found: &mut Findings) -> Result
 }
 
 fn staged(tier: &LocalTier, found: &mut Findings) -> Result<(), Error> {
-    let staged = tier.staged()?;
-    match staged.first() {
+    let staged = tier.staged()?.into_iter().map(|staged| staged.name);
+    let waiting: Vec<_> = staged.chain(tier.kept_memory()?).collect();
+    match waiting.first() {
         None => found.ok("staged", "nothing waits for the lake"),
         Some(first) => found.warning(
             "staged",
-            format!("{} files have not reached the lake, such as {}", staged.len(), first.name),
+            format!("{} files have not reached the lake, such as {first}", waiting.len()),
             "start the run again to drain them",
         ),
     }

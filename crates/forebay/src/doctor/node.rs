@@ -2,14 +2,9 @@
 //!
 //! Linux tells of memory and of shared memory; elsewhere those checks say that they are not known.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    thread,
-    time::Duration,
-};
+use std::{thread, time::Duration};
 
-use forebay_runtime::Runtime;
+use forebay_runtime::{Runtime, available_memory_bytes};
 use forebay_types::DigestWriter;
 use rustix::process::{Resource, getrlimit};
 
@@ -99,7 +94,8 @@ fn descriptors(found: &mut Findings) {
     }
 }
 
-/// Forebay takes none; what trains beside it does.
+/// Captures of checkpoints lie there, so that they outlive their process; and what trains beside
+/// Forebay takes some.
 fn shared_memory(found: &mut Findings) {
     let Ok(status) = rustix::fs::statvfs("/dev/shm") else {
         found.ok("shared memory", "there is no /dev/shm");
@@ -108,8 +104,9 @@ fn shared_memory(found: &mut Findings) {
     let bytes = status.f_blocks.saturating_mul(status.f_frsize);
     let says = format!("/dev/shm has {}", size(bytes));
     if bytes < SHARED_MEMORY_BYTES_MIN {
-        let advice = "Forebay needs none, NCCL and worker processes of PyTorch do: start the \
-                      container with --shm-size or --ipc=host";
+        let advice = "what a save captures is lost with its process where it does not fit in, and \
+                      NCCL and worker processes of PyTorch need some: start the container with \
+                      --shm-size or --ipc=host";
         found.warning("shared memory", says, advice);
     } else {
         found.ok("shared memory", says);
@@ -144,55 +141,9 @@ impl Clocks {
     }
 }
 
-/// What the system can still give, and the control groups above this process allow.
-fn available_memory_bytes() -> Option<u64> {
-    let information = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = information.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let available = line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10;
-    Some(control_groups().filter_map(|group| room_of(&group)).fold(available, u64::min))
-}
-
-/// The control groups of this process, version 2, from its own to the outermost.
-fn control_groups() -> impl Iterator<Item = PathBuf> {
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let own = groups.lines().find_map(|line| line.strip_prefix("0::/")).map(str::to_owned);
-    let own = own.map(|own| Path::new("/sys/fs/cgroup").join(own));
-    let all =
-        own.into_iter().flat_map(|own| own.ancestors().map(Path::to_owned).collect::<Vec<_>>());
-    all.take_while(|path| path.starts_with("/sys/fs/cgroup"))
-}
-
-/// What the limit of a control group leaves; none without a limit. Cached pages make way.
-fn room_of(group: &Path) -> Option<u64> {
-    let read = |name| fs::read_to_string(group.join(name)).ok();
-    let number = |text: String| text.trim().parse::<u64>().ok();
-    let limit = read("memory.max").and_then(number)?;
-    let current = read("memory.current").and_then(number)?;
-    let cached = read("memory.stat").map_or(0, |text| inactive_file_bytes(&text));
-    Some(limit.saturating_sub(current.saturating_sub(cached)))
-}
-
-fn inactive_file_bytes(status: &str) -> u64 {
-    let line = status.lines().find_map(|line| line.strip_prefix("inactive_file "));
-    line.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cached_pages_of_a_control_group_are_room() {
-        let folder = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
-        write("memory.max", "max\n");
-        write("memory.current", "700\n");
-        assert_eq!(room_of(folder.path()), None);
-        write("memory.max", "1000\n");
-        assert_eq!(room_of(folder.path()), Some(300));
-        write("memory.stat", "anon 600\ninactive_file 100\nactive_file 0\n");
-        assert_eq!(room_of(folder.path()), Some(400));
-    }
 
     #[test]
     fn a_wall_clock_that_jumps_is_noticed() {

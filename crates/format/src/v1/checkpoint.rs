@@ -340,14 +340,18 @@ impl CommitRecord {
     }
 }
 
-fn check_parent(parent: Option<u64>, step: u64) -> Result<(), String> {
+pub(super) fn check_parent(parent: Option<u64>, step: u64) -> Result<(), String> {
     match parent {
         Some(parent) if parent >= step => Err(format!("its parent, {parent}, is no earlier step")),
         _ => Ok(()),
     }
 }
 
-fn check_fork(from: Option<&CheckpointReference>, run: &Name, step: u64) -> Result<(), String> {
+pub(super) fn check_fork(
+    from: Option<&CheckpointReference>,
+    run: &Name,
+    step: u64,
+) -> Result<(), String> {
     match from {
         Some(from) if from.run == *run => Err("it was forked from its own run".into()),
         Some(from) if from.step > step => {

@@ -1,5 +1,6 @@
 //! Version 1 of every format. `docs/format/` draws the bytes.
 
+pub mod capture;
 pub mod checkpoint;
 pub mod dataset;
 pub mod evaluation;

@@ -1,0 +1,310 @@
+//! Memory of this node that outlives its process, for what is not on the disk yet.
+//!
+//! ```text
+//! /dev/shm/forebay-<user>-<digest of the tier's directory>/
+//!   .memory-<nonce>     in use by a process
+//!   <key, `:` for `/`>  what is to be kept when its process dies
+//! ```
+//!
+//! A process writes into memory that has no name yet, gives it one when what it holds is whole, and
+//! takes the name away when it is durable elsewhere or about to change. A rename is all that is to
+//! it, so whoever finds a name finds something whole.
+//!
+//! The owner holds a lock on the file as long as the memory is mapped, and by the mapping alone: the
+//! file is closed, and a forked child does not inherit the mapping. So the lock dies with the process,
+//! whatever children it leaves.
+//!
+//! # Bounds
+//! As much as is asked for, and never more than the system has available. It is the machine's memory
+//! and no part of the tier's budget.
+//!
+//! # After a crash
+//! Memory without a name whose owner is dead is removed when the tier is next opened. With a name it
+//! stays until somebody takes it over, or the machine is started again.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io,
+    mem::ManuallyDrop,
+    ops::{Deref, DerefMut, Range},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use forebay_types::{Digest, Key};
+use memmap2::{Advice, MmapMut, RemapOptions};
+
+use crate::{Error, LocalTier, files, tier::is_hidden};
+
+/// Where Linux has files that are memory.
+const ROOT: &str = "/dev/shm";
+/// Touched to have a page where the system cannot be asked for many at once.
+const PAGE_BYTES: usize = 4096;
+
+/// Memory that outlives this process once it has a name. Dropped without one, nothing is left.
+#[derive(Debug)]
+pub struct NodeMemory {
+    tier: LocalTier,
+    path: PathBuf,
+    /// Released by hand: a forked child has no mapping to take back.
+    map: ManuallyDrop<MmapMut>,
+    is_named: bool,
+}
+
+impl LocalTier {
+    /// Its folder in the node's memory: one for each user and directory. It is there while memory is.
+    #[must_use]
+    pub fn memory_folder(&self) -> PathBuf {
+        let directory = Digest::of(self.directory().as_os_str().as_encoded_bytes()).to_string();
+        let user = rustix::process::geteuid().as_raw();
+        Path::new(ROOT).join(format!("forebay-{user}-{}", &directory[..16]))
+    }
+
+    /// Takes `bytes` of the node's memory. Its pages come when they are touched, or by
+    /// [`NodeMemory::populate`].
+    ///
+    /// # Errors
+    /// [`Error::Memory`] where there is none, or not so much.
+    pub fn memory(&self, bytes: usize) -> Result<NodeMemory, Error> {
+        // Whoever removes what dead processes left holds it too, so the file is locked before.
+        let _lock = self.lock_space()?;
+        let folder = self.memory_folder();
+        let unusable = |source| Error::Memory { bytes: bytes as u64, source };
+        private(&folder).map_err(unusable)?;
+        let path = folder.join(format!(".memory-{}", self.runtime().nonce()));
+        let make = || {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create_new(true).mode(0o600);
+            let file = options.open(&path)?;
+            file.lock()?;
+            require_room(&folder, bytes)?;
+            file.set_len(bytes as u64)?;
+            map(&file)
+        };
+        match make() {
+            Ok(map) => Ok(self.own(path, map, false)),
+            Err(error) => {
+                files::remove(&path)?;
+                Err(unusable(error))
+            }
+        }
+    }
+
+    fn own(&self, path: PathBuf, map: MmapMut, is_named: bool) -> NodeMemory {
+        NodeMemory { tier: self.clone(), path, map: ManuallyDrop::new(map), is_named }
+    }
+
+    /// The names of memory that was kept, in their order, whether or not its owner lives.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn kept_memory(&self) -> Result<Vec<Key>, Error> {
+        let paths = self.memory_files()?;
+        let mut names: Vec<_> = paths.iter().filter_map(|path| name_of(path)).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Takes over what a dead process kept under a name; nothing if its owner lives, or it is gone.
+    ///
+    /// # Errors
+    /// When it cannot be mapped.
+    pub fn take_memory(&self, name: &Key) -> Result<Option<NodeMemory>, Error> {
+        let _lock = self.lock_space()?;
+        let folder = self.memory_folder();
+        let path = folder.join(file_name(name));
+        let open = || {
+            is_private(&folder)?;
+            let file = OpenOptions::new().read(true).write(true).open(&path)?;
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) => Ok(None),
+                Err(TryLockError::Error(error)) => Err(error),
+                Ok(()) if file.metadata()?.len() == 0 => Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(()) => map(&file).map(Some),
+            }
+        };
+        match open() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            result => {
+                let map = result.map_err(Error::at("map", &path))?;
+                Ok(map.map(|map| self.own(path, map, true)))
+            }
+        }
+    }
+
+    /// Removes memory without a name whose owner is dead. The space lock is held.
+    pub(crate) fn recover_memory(&self) -> Result<(), Error> {
+        let folder = self.memory_folder();
+        for path in self.memory_files()?.iter().filter(|path| is_hidden(path)) {
+            if !files::is_locked(path) {
+                files::remove(path)?;
+            }
+        }
+        forget(&folder);
+        Ok(())
+    }
+
+    /// The files of memory, named or not.
+    pub(crate) fn memory_files(&self) -> Result<Vec<PathBuf>, Error> {
+        files::entries(&self.memory_folder())
+    }
+}
+
+impl NodeMemory {
+    /// Has the pages of a part, so that writing to them is as fast as writing to memory can be. Parts
+    /// that lie apart may be asked for by several threads at once.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] when the node has no more; then the memory is not to be used.
+    pub fn populate(&self, part: Range<usize>) -> Result<(), Error> {
+        let unusable = |source| Error::Memory { bytes: part.len() as u64, source };
+        if part.is_empty() {
+            return Ok(());
+        }
+        match self.map.advise_range(Advice::PopulateWrite, part.start, part.len()) {
+            // Before Linux 5.14; and what is not there is reserved, so that touching it is safe.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                let file = File::options().write(true).open(&self.path).map_err(unusable)?;
+                let (start, length) = (part.start as u64, part.len() as u64);
+                let reserve = rustix::fs::FallocateFlags::empty();
+                rustix::fs::fallocate(&file, reserve, start, length)
+                    .map_err(|error| unusable(error.into()))?;
+                for byte in self.map[part].iter().step_by(PAGE_BYTES) {
+                    std::hint::black_box(*byte);
+                }
+                Ok(())
+            }
+            result => result.map_err(unusable),
+        }
+    }
+
+    /// Makes it longer, keeping what it holds and the pages that it has.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] when there is not so much; then it is as it was.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), Error> {
+        let unusable = |source| Error::Memory { bytes: bytes as u64, source };
+        if bytes <= self.map.len() {
+            return Ok(());
+        }
+        let folder = self.path.parent().unwrap_or(&self.path);
+        require_room(folder, bytes - self.map.len()).map_err(unusable)?;
+        let file = File::options().write(true).open(&self.path).map_err(unusable)?;
+        file.set_len(bytes as u64).map_err(unusable)?;
+        // SAFETY: the file is as long as that, and `&mut` says that nobody holds the old address.
+        unsafe { self.map.remap(bytes, RemapOptions::new().may_move(true)) }.map_err(unusable)
+    }
+
+    /// Gives it a name: from now on what it holds is there for others when this process dies.
+    ///
+    /// # Errors
+    /// When it cannot be named.
+    pub fn keep(&mut self, name: &Key) -> Result<(), Error> {
+        self.rename(&file_name(name), true)
+    }
+
+    /// Takes the name away: when this process dies now, what it holds goes with it.
+    ///
+    /// # Errors
+    /// When it cannot be renamed.
+    pub fn unkeep(&mut self) -> Result<(), Error> {
+        if !self.is_named {
+            return Ok(());
+        }
+        self.rename(&format!(".memory-{}", self.tier.runtime().nonce()), false)
+    }
+
+    fn rename(&mut self, name: &str, is_named: bool) -> Result<(), Error> {
+        let path = self.path.with_file_name(name);
+        fs::rename(&self.path, &path).map_err(Error::at("name", &path))?;
+        (self.path, self.is_named) = (path, is_named);
+        Ok(())
+    }
+}
+
+impl Deref for NodeMemory {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+impl DerefMut for NodeMemory {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.map
+    }
+}
+
+impl Drop for NodeMemory {
+    fn drop(&mut self) {
+        if self.tier.is_forked() {
+            return;
+        }
+        if !self.is_named {
+            // What cannot be removed goes at the next open.
+            let _gone = files::remove(&self.path);
+            forget(self.path.parent().unwrap_or(&self.path));
+        }
+        // SAFETY: it is not used again.
+        unsafe { ManuallyDrop::drop(&mut self.map) };
+    }
+}
+
+/// Maps a file that is locked. The mapping holds the lock when the file is closed.
+fn map(file: &File) -> io::Result<MmapMut> {
+    // SAFETY: a mapping is sound as long as nobody else writes or shortens the file. It lies in a
+    // folder of this user's alone, and whoever does not hold its lock leaves it alone.
+    let map = unsafe { MmapMut::map_mut(file) }?;
+    map.advise(Advice::DontFork)?;
+    // Where the system has large pages for it, copying is faster; where not, nothing is lost.
+    let _hint = map.advise(Advice::HugePage);
+    Ok(map)
+}
+
+/// Makes a folder for this user alone. `/dev/shm` is everybody's: what lies there under our name is
+/// not trusted.
+fn private(folder: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().create(folder) {
+        Ok(()) => fs::set_permissions(folder, fs::Permissions::from_mode(0o700)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => is_private(folder),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_private(folder: &Path) -> io::Result<()> {
+    let found = fs::symlink_metadata(folder)?;
+    let ours = found.uid() == rustix::process::geteuid().as_raw();
+    if found.is_dir() && ours && found.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    let words = format!("{} is not a folder of this user alone", folder.display());
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, words))
+}
+
+/// The system gives what it has not, and kills a process when it is used.
+fn require_room(folder: &Path, bytes: usize) -> io::Result<()> {
+    let disk = rustix::fs::statvfs(folder)?;
+    let room = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let room = forebay_runtime::available_memory_bytes().map_or(room, |free| free.min(room));
+    if bytes as u64 <= room {
+        return Ok(());
+    }
+    let words = format!("{} has {room} bytes left", folder.parent().unwrap_or(folder).display());
+    Err(io::Error::new(io::ErrorKind::StorageFull, words))
+}
+
+/// Removes the folder if nothing is in it.
+fn forget(folder: &Path) {
+    let _holds_something = fs::remove_dir(folder);
+}
+
+fn file_name(name: &Key) -> String {
+    name.as_str().replace('/', ":")
+}
+
+/// The name that memory was kept under. No key has a colon.
+fn name_of(path: &Path) -> Option<Key> {
+    let name = path.file_name()?.to_str().filter(|_| !is_hidden(path))?;
+    Key::new(name.replace(':', "/")).ok()
+}

@@ -1,0 +1,138 @@
+//! Memory that outlives its process: whoever finds a name finds all of it, and nobody takes it from
+//! a process that lives.
+
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use forebay_local::{Error, LocalTier};
+use forebay_runtime::Runtime;
+use forebay_testing::{TempTiers, key};
+
+const DIRECTORY: &str = "FOREBAY_TEST_DIRECTORY";
+const FORKS: &str = "FOREBAY_TEST_FORKS";
+const BYTES: usize = 3 << 20;
+
+fn open(directory: &Path) -> LocalTier {
+    LocalTier::open(directory, 1 << 20, &Runtime::system()).unwrap()
+}
+
+/// Not a test: what the process that dies runs. Without its variable it has nothing to do.
+#[test]
+fn owner() {
+    let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else { return };
+    let tier = open(&directory);
+    let mut whole = tier.memory(BYTES).unwrap();
+    whole.fill(7);
+    whole.keep(&key("runs/a/whole")).unwrap();
+    let mut torn = tier.memory(BYTES).unwrap();
+    torn.fill(9);
+    if std::env::var_os(FORKS).is_some() {
+        // SAFETY: the child does nothing but sleep and end, as a worker process of a loader may.
+        unsafe {
+            if libc::fork() == 0 {
+                libc::sleep(60);
+                libc::_exit(0);
+            }
+        }
+    }
+    println!("\nready");
+    loop {
+        Runtime::system().sleep(std::time::Duration::from_secs(60)).unwrap();
+    }
+}
+
+/// Starts it, and returns when it has kept something.
+fn start(directory: &Path, forks: bool) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "owner", "--nocapture"]).env(DIRECTORY, directory);
+    if forks {
+        command.env(FORKS, "1");
+    }
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.map_while(Result::ok).any(|line| line == "ready"), "it did not come so far");
+    child
+}
+
+fn killed_owner_leaves_what_it_kept(forks: bool) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = start(folder.path(), forks);
+    let (tier, name) = (open(folder.path()), key("runs/a/whole"));
+    assert_eq!(tier.kept_memory().unwrap(), [name.clone()]);
+    assert!(tier.take_memory(&name).unwrap().is_none(), "its owner lives");
+    assert!(matches!(tier.clear(), Err(Error::Undrained { count: 1, .. })));
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let tier = open(folder.path());
+    assert!(matches!(tier.clear(), Err(Error::Undrained { count: 1, .. })));
+    let mut memory = tier.take_memory(&name).unwrap().unwrap();
+    assert!(memory.len() == BYTES && memory.iter().all(|&byte| byte == 7));
+    assert!(tier.take_memory(&name).unwrap().is_none(), "it has an owner again");
+    memory.unkeep().unwrap();
+    assert!(tier.kept_memory().unwrap().is_empty());
+    assert!(matches!(tier.clear(), Err(Error::InUse { .. })));
+    drop(memory);
+    tier.clear().unwrap();
+}
+
+#[test]
+fn what_was_kept_outlives_its_owner() {
+    killed_owner_leaves_what_it_kept(false);
+}
+
+/// A worker process that a trainer forked may outlive it; it must not keep what the trainer left.
+#[test]
+fn a_fork_of_the_owner_does_not_hold_it() {
+    killed_owner_leaves_what_it_kept(true);
+}
+
+#[test]
+fn memory_without_a_name_goes_with_its_owner() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = start(folder.path(), false);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let count =
+        |tier: &LocalTier| std::fs::read_dir(tier.memory_folder()).map_or(0, Iterator::count);
+    let tier = open(folder.path());
+    assert_eq!(count(&tier), 1, "the torn one is gone, the whole one is not");
+    tier.take_memory(&key("runs/a/whole")).unwrap().unwrap().unkeep().unwrap();
+    assert_eq!(count(&tier), 0);
+    assert!(!tier.memory_folder().exists());
+}
+
+#[test]
+fn it_grows_and_keeps_what_it_holds() {
+    let tiers = TempTiers::new(1 << 20);
+    let mut memory = tiers.local.memory(5000).unwrap();
+    memory.populate(0..5000).unwrap();
+    memory.fill(3);
+    memory.keep(&key("a")).unwrap();
+    memory.grow(BYTES).unwrap();
+    memory.populate(4096..BYTES).unwrap();
+    assert_eq!(memory.len(), BYTES);
+    assert!(memory[..5000].iter().all(|&byte| byte == 3));
+    assert!(memory[5000..].iter().all(|&byte| byte == 0));
+    memory.grow(1).unwrap();
+    assert_eq!(memory.len(), BYTES);
+    memory.unkeep().unwrap();
+}
+
+#[test]
+fn more_than_the_node_has_is_refused_and_leaves_nothing() {
+    let tiers = TempTiers::new(1 << 20);
+    let refused = tiers.local.memory(1 << 50).unwrap_err();
+    assert_eq!(refused.kind(), forebay_types::ErrorKind::Full);
+    let mut memory = tiers.local.memory(5000).unwrap();
+    memory.fill(3);
+    assert!(memory.grow(1 << 50).is_err());
+    assert!(memory.len() == 5000 && memory.iter().all(|&byte| byte == 3));
+    drop(memory);
+    tiers.local.clear().unwrap();
+}
