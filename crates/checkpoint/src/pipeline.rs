@@ -1,5 +1,8 @@
 //! The background: one thread stages, one drains and commits.
 //!
+//! A lake that does not take staged files as they are has nearly all of a file when it is staged, see
+//! [`forebay_transfer::Follow`]; nothing is on its way there while an earlier save is being drained.
+//!
 //! The arena travels with the save to the staging thread and back. So a save that comes while the
 //! one before is being staged waits for it, and one that comes while it is being drained does not.
 //! At most [`STAGED_MAX`] sealed saves queue for the drain; then staging waits, and through the
@@ -22,7 +25,7 @@ use std::{
 };
 
 use forebay_runtime::Task;
-use forebay_transfer::StagedBytes;
+use forebay_transfer::{Follow, StagedBytes};
 use forebay_types::{ErrorKind, Rank};
 use serde::Serialize;
 
@@ -97,7 +100,7 @@ enum Job {
 }
 
 enum Order {
-    Drain(Box<Sealed>),
+    Drain(Box<Sealed>, Option<Follow>),
     TryParked,
 }
 
@@ -191,13 +194,13 @@ impl Pipeline {
         timing: impl FnOnce() -> Timing,
     ) -> Result<(), Error> {
         self.idle = Some(arena);
-        let mut sealed = stage_next(&self.site, &self.board, &captured)?;
+        let (mut sealed, follow) = stage_next(&self.site, &self.board, &captured)?;
         sealed.timing = timing();
         self.board.update(|state| {
             state.under_way += 1;
             state.draining += 1;
         });
-        let order = Order::Drain(Box::new(sealed));
+        let order = Order::Drain(Box::new(sealed), follow);
         let sent = self.orders.as_ref().is_some_and(|orders| orders.send(order).is_ok());
         if sent { Ok(()) } else { Err(self.dead()) }
     }
@@ -353,10 +356,10 @@ fn stage_all(
         // The trainer may be gone.
         let _sent = arenas.send(arena);
         match outcome {
-            Ok(mut sealed) => {
+            Ok((mut sealed, follow)) => {
                 sealed.timing.stage_seconds = seconds_since(site, captured_at);
                 board.update(|state| state.draining += 1);
-                if orders.send(Order::Drain(Box::new(sealed))).is_err() {
+                if orders.send(Order::Drain(Box::new(sealed), follow)).is_err() {
                     // The drain panicked, which the trainer's next call tells.
                     return;
                 }
@@ -370,13 +373,17 @@ fn stage_all(
 }
 
 /// Stages a save but for what the one before holds, and notes what the next may leave out.
-fn stage_next(site: &Site, board: &Board, captured: &Captured<'_>) -> Result<Sealed, Error> {
+fn stage_next(
+    site: &Site,
+    board: &Board,
+    captured: &Captured<'_>,
+) -> Result<(Sealed, Option<Follow>), Error> {
     let (base, generation) = board.base();
     let base = base.for_step(captured.facts.step);
     let outcome = stage_patiently(site, board, captured, &base);
     if site.settings.incremental {
         let next = match &outcome {
-            Ok(sealed) => base.followed_by(&sealed.record),
+            Ok((sealed, _)) => base.followed_by(&sealed.record),
             Err(_) => base,
         };
         board.update(|state| {
@@ -393,9 +400,11 @@ fn stage_patiently(
     board: &Board,
     captured: &Captured<'_>,
     base: &Base,
-) -> Result<Sealed, Error> {
+) -> Result<(Sealed, Option<Follow>), Error> {
     loop {
-        match stage(site, captured, base) {
+        // One file at a time is on its way to the lake.
+        let follows = !site.transfer.adopts_staged() && board.lock().draining == 0;
+        match stage(site, captured, base, follows) {
             Err(error) if error.kind() == ErrorKind::Full && board.make_room(site)? => {}
             outcome => return outcome,
         }
@@ -406,21 +415,22 @@ fn drain_all(site: &Site, board: &Board, orders: &Receiver<Order>) {
     let _ends = DrainEnds(board);
     let (mut parked, mut commits) = (Vec::new(), Commits::new(&site.settings.keep_policy()));
     for order in orders {
-        let mut waiting: Vec<Sealed> = std::mem::take(&mut parked);
+        let mut waiting: Vec<(Sealed, Option<Follow>)> =
+            std::mem::take(&mut parked).into_iter().map(|sealed| (sealed, None)).collect();
         let fresh = match order {
-            Order::Drain(sealed) => {
-                waiting.push(*sealed);
+            Order::Drain(sealed, follow) => {
+                waiting.push((*sealed, follow));
                 true
             }
             Order::TryParked => false,
         };
-        for sealed in waiting {
+        for (sealed, follow) in waiting {
             // It may refer to what one before it has yet to bring to the lake.
             let behind = !parked.is_empty() && !sealed.record.earlier.is_empty();
             parked.extend(if behind {
                 Some(sealed)
             } else {
-                drain(site, board, &mut commits, sealed)
+                drain(site, board, &mut commits, sealed, follow)
             });
         }
         board.update(|state| {
@@ -432,13 +442,19 @@ fn drain_all(site: &Site, board: &Board, orders: &Receiver<Order>) {
 }
 
 /// Publishes one save; gives it back when it should be tried again.
-fn drain(site: &Site, board: &Board, commits: &mut Commits, sealed: Sealed) -> Option<Sealed> {
+fn drain(
+    site: &Site,
+    board: &Board,
+    commits: &mut Commits,
+    sealed: Sealed,
+    follow: Option<Follow>,
+) -> Option<Sealed> {
     let step = sealed.record.step;
     let patience = match site.rank {
         Rank::ALONE => Duration::ZERO,
         _ => Duration::from_secs(site.settings.commit_wait_seconds),
     };
-    let outcome = publish(site, &sealed, patience);
+    let outcome = publish(site, &sealed, patience, follow);
     let error = match outcome {
         Ok(Outcome::Awaiting(missing)) => missing_ranks(site, step, &missing),
         Ok(outcome) => {

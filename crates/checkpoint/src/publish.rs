@@ -21,6 +21,7 @@ use forebay_format::{
 };
 use forebay_lake::{Commit, Purpose};
 use forebay_runtime::crash_point;
+use forebay_transfer::Follow;
 use forebay_types::{Digest, Key};
 
 use crate::{Error, read, site::Site, stage::Sealed, writer};
@@ -41,15 +42,22 @@ pub(crate) enum Outcome {
     Awaiting(Vec<u32>),
 }
 
-/// Brings a sealed save to the lake and commits it, waiting at most `patience` for other ranks.
-pub(crate) fn publish(site: &Site, sealed: &Sealed, patience: Duration) -> Result<Outcome, Error> {
+/// Brings a sealed save to the lake, going on with what is on its way there, and commits it, waiting at
+/// most `patience` for other ranks.
+pub(crate) fn publish(
+    site: &Site,
+    sealed: &Sealed,
+    patience: Duration,
+    follow: Option<Follow>,
+) -> Result<Outcome, Error> {
     let step = sealed.record.step;
     if let Some(commit) = read::commit(site.lake(), &site.run, step)? {
         return settle(site, sealed, &commit);
     }
     check_earlier(site, sealed)?;
     let digest = sealed.record.file.digest;
-    site.transfer.drain(&sealed.names().file, &sealed.file_key(), digest, sealed.bytes)?;
+    let (name, key) = (sealed.names().file, sealed.file_key());
+    site.transfer.drain(&name, &key, digest, sealed.bytes, follow)?;
     site.lake().write(&sealed.record_key(), Purpose::Checkpoint, &sealed.body)?;
     crash_point("checkpoint.before_commit");
     let outcome = await_ranks(site, sealed, patience)?;

@@ -109,7 +109,7 @@ fn stage_captured(site: &Site) -> Result<(Vec<Recovered>, Arena), Error> {
                 let captured = Captured::take_over(memory, record, plan);
                 let seal = StagedNames::of_capture(&captured.facts).record;
                 if site.local().staged_file(&seal).is_err() {
-                    stage(site, &captured, &Base::default())?;
+                    stage(site, &captured, &Base::default(), false)?;
                 }
                 arena = captured.into_arena();
                 arena.unkeep()?;
@@ -165,7 +165,7 @@ fn read_seal(site: &Site, name: &Key) -> Result<Result<Sealed, String>, Error> {
 }
 
 fn finish(site: &Site, sealed: Sealed, kept: &mut Option<Sealed>) -> Result<Recovery, Error> {
-    let outcome = match publish(site, &sealed, Duration::ZERO) {
+    let outcome = match publish(site, &sealed, Duration::ZERO, None) {
         Ok(Outcome::Committed(_) | Outcome::Existed | Outcome::Equal) => {
             // Names sort by step, so the last one seen is the newest.
             if let Some(older) = kept.replace(sealed) {

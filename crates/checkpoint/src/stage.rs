@@ -31,8 +31,9 @@ use forebay_format::{
         dataset::ObjectEntry,
     },
 };
+use forebay_local::StagedWriter;
 use forebay_runtime::crash_point;
-use forebay_transfer::StagedBytes;
+use forebay_transfer::{Follow, StagedBytes, Written};
 use forebay_types::{Digest, DigestWriter, Key, Name, Nonce};
 
 use crate::{
@@ -105,14 +106,22 @@ impl Sealed {
     }
 }
 
-/// Writes what was captured to the local tier, but for what `base` holds, and seals it.
-pub(crate) fn stage(site: &Site, captured: &Captured<'_>, base: &Base) -> Result<Sealed, Error> {
+/// Writes what was captured to the local tier, but for what `base` holds, and seals it. With `follows`
+/// its file is on its way to the lake meanwhile.
+pub(crate) fn stage(
+    site: &Site,
+    captured: &Captured<'_>,
+    base: &Base,
+    follows: bool,
+) -> Result<(Sealed, Option<Follow>), Error> {
     let names = StagedNames::of_capture(&captured.facts);
     let digests = TensorDigests::new(captured);
     let layout = Layout::new(captured, find_unchanged(site, captured, base, &digests)?)?;
-    let outcome = write_file(site, captured, &layout, &digests, &names.file).and_then(|file| {
+    let written = write_file(site, captured, &layout, &digests, &names.file, follows);
+    let outcome = written.and_then(|(file, follow)| {
         crash_point("checkpoint.unsealed");
-        seal(site, captured, &layout, &names.record, file, &digests.all())
+        let sealed = seal(site, captured, &layout, &names.record, file, &digests.all())?;
+        Ok((sealed, follow))
     });
     if outcome.is_err() {
         site.local().release(&names.file)?;
@@ -148,46 +157,75 @@ fn find_unchanged(
     Ok(looked_at.iter().filter_map(|&tensor| reference(tensor)).collect())
 }
 
+/// Writes the file, and has its digest. With `follows` it is on its way to the lake meanwhile.
 fn write_file(
     site: &Site,
     captured: &Captured<'_>,
     layout: &Layout,
     digests: &TensorDigests<'_>,
     key: &Key,
-) -> Result<ObjectEntry, Error> {
-    let writer = Mutex::new(Some(site.local().stage(key, layout.file_bytes())?));
-    let whole = Mutex::new(None);
+    follows: bool,
+) -> Result<(ObjectEntry, Option<Follow>), Error> {
+    let writer = site.local().stage(key, layout.file_bytes())?;
+    let reader = Mutex::new(follows.then(|| writer.reader()).transpose()?);
+    let (writer, pieces) = (Mutex::new(Some(writer)), layout.pieces(captured));
+    let (whole, follow, written) = (Mutex::new(None), Mutex::new(None), Written::default());
     let todo = Todo::new(layout.written());
+    let threads = if follows { site.threads().max(2) } else { site.threads() };
     // One thread writes; it helps with the tensors when it is done.
-    site.runtime.workers("checkpoint-stage", site.threads(), |index| {
+    let outcome = site.runtime.workers("checkpoint-stage", threads, |index| {
         if index == 0 {
             let writer = take(&writer).expect("only the first worker takes the writer");
-            *lock(&whole) = Some(write_pieces(writer, &layout.pieces(captured), key)?);
+            let mut digest = DigestWriter::new();
+            write_pieces(writer, &pieces, key, &mut |piece, bytes| match follows {
+                true => written.advance(bytes),
+                false => {
+                    digest.update(piece);
+                }
+            })?;
+            if !follows {
+                *lock(&whole) = Some(digest.finish());
+            }
+        } else if let Some(reader) = take(&reader) {
+            // The digest names the object, so it is needed before the first byte is sent.
+            let mut digest = DigestWriter::new();
+            for piece in &pieces {
+                digest.update(piece);
+            }
+            let digest = digest.finish();
+            let CaptureFacts { run, step, rank, .. } = &captured.facts;
+            let object = checkpoint::tensors_key(run, *step, *rank, digest);
+            *lock(&follow) = Some(site.transfer.follow(reader, &written, &object));
+            *lock(&whole) = Some(digest);
         }
         digests.work(&todo);
         Ok::<_, Error>(())
-    })?;
-    let digest = take(&whole).expect("the first worker ended well");
-    Ok(ObjectEntry { digest, bytes: layout.file_bytes() })
+    });
+    written.end();
+    outcome?;
+    let digest = take(&whole).expect("the workers ended well");
+    Ok((ObjectEntry { digest, bytes: layout.file_bytes() }, take(&follow)))
 }
 
+/// Writes the file; `wrote` is told of each piece, and of the bytes so far.
 fn write_pieces(
-    mut writer: forebay_local::StagedWriter,
+    mut writer: StagedWriter,
     pieces: &[&[u8]],
     key: &Key,
-) -> Result<Digest, Error> {
-    let mut digest = DigestWriter::new();
+    wrote: &mut dyn FnMut(&[u8], u64),
+) -> Result<(), Error> {
     let half = pieces.iter().map(|piece| piece.len() as u64).sum::<u64>() / 2;
+    let mut bytes = 0;
     for piece in pieces.iter().flat_map(|piece| piece.chunks(PIECE_BYTES)) {
-        let before = digest.len_bytes();
-        digest.update(piece);
         writer.write_all(piece).map_err(Error::file("stage", key))?;
-        if (before..digest.len_bytes()).contains(&half) {
+        let before = bytes;
+        bytes += piece.len() as u64;
+        wrote(piece, bytes);
+        if (before..bytes).contains(&half) {
             crash_point("checkpoint.stage");
         }
     }
-    writer.finish()?;
-    Ok(digest.finish())
+    Ok(writer.finish()?)
 }
 
 /// Tensors of which each is taken by whichever thread is free.

@@ -62,10 +62,17 @@ fn train(directory: &Path, crash_at: Option<&str>) -> bool {
 }
 
 /// What a crash at `point` in the save of step `20` must leave committed, before and after the
-/// next open.
+/// next open; with a lake on the local tier's disk, and with one elsewhere.
 fn crash_at(point: &str, before: &[u64], after: &[u64]) {
     let folder = tempfile::tempdir().unwrap();
-    let directory = folder.path();
+    crash_in(folder.path(), point, before, after);
+    let (folder, elsewhere) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap());
+    std::os::unix::fs::symlink(elsewhere.path(), folder.path().join("lake")).unwrap();
+    crash_in(folder.path(), point, before, after);
+}
+
+fn crash_in(directory: &Path, point: &str, before: &[u64], after: &[u64]) {
     assert!(train(directory, Some(&format!("{point}:2"))), "{point} was never passed");
 
     let transfer = tiers(directory);

@@ -296,7 +296,8 @@ fn the_next_save_tells_the_error_and_the_one_after_it_drains_both() {
     let tiers = TempTiers::new(BUDGET_BYTES);
     let transfer = tiers.transfer();
     let mut checkpointer = open(&transfer, &keep_all()).unwrap();
-    tiers.store.inject(Request::Write, "000000000001", 1, Fault::FullAfter(500));
+    // Once while it is staged, which is not told, and once when it is drained.
+    tiers.store.inject(Request::Write, "000000000001", 2, Fault::FullAfter(500));
     save(&mut checkpointer, 1).unwrap();
     let mut error = None;
     until(&tiers.runtime, || {

@@ -19,7 +19,7 @@ use std::{
     collections::HashSet,
     fs::{self, File, TryLockError},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, FileExt},
+    os::unix::fs::{DirBuilderExt, FileExt, MetadataExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, UNIX_EPOCH},
@@ -243,8 +243,9 @@ impl Store for Directory {
         }
     }
 
-    fn adopts(&self) -> bool {
-        true
+    fn adopts(&self, directory: &Path) -> bool {
+        let device = |path: &Path| fs::metadata(path).map(|found| found.dev());
+        matches!((device(&self.shared.root), device(directory)), (Ok(ours), Ok(theirs)) if ours == theirs)
     }
 
     /// A second name for the same file, where it lies on the same file system.

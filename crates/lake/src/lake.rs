@@ -1,6 +1,6 @@
 //! The handle through which everybody reaches the lake.
 
-use std::{collections::BTreeMap, fs::File, io, sync::Arc};
+use std::{collections::BTreeMap, fs::File, io, path::Path, sync::Arc};
 
 use forebay_runtime::Runtime;
 use forebay_types::Key;
@@ -163,10 +163,10 @@ impl Lake {
         }
     }
 
-    /// Whether [`Lake::adopt`] may do something.
+    /// Whether [`Lake::adopt`] may do something with files of a directory.
     #[must_use]
-    pub fn adopts(&self) -> bool {
-        self.shared.store.adopts()
+    pub fn adopts(&self, directory: &Path) -> bool {
+        self.shared.store.adopts(directory)
     }
 
     /// Makes `key` an object with the bytes of `file`, which is durable and never written again, without

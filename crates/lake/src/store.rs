@@ -1,6 +1,6 @@
 //! The trait of an engine: what every lake must be able to do, and nothing more.
 
-use std::{fmt, fs::File, io};
+use std::{fmt, fs::File, io, path::Path};
 
 use forebay_types::Key;
 
@@ -81,8 +81,9 @@ pub trait Store: Send + Sync + fmt::Debug {
         Ok(false)
     }
 
-    /// Whether [`Store::adopt`] may do something.
-    fn adopts(&self) -> bool {
+    /// Whether [`Store::adopt`] may do something with files of a directory.
+    fn adopts(&self, directory: &Path) -> bool {
+        let _ = directory;
         false
     }
 

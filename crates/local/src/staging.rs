@@ -122,6 +122,14 @@ impl LocalTier {
 }
 
 impl StagedWriter {
+    /// The file, to be read while it is written.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn reader(&self) -> Result<File, Error> {
+        self.file.try_clone().map_err(Error::at("open", &self.temporary))
+    }
+
     /// Makes the file durable under its name.
     ///
     /// # Errors

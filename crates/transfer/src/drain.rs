@@ -5,7 +5,8 @@
 //! the lake. The caller releases the staged file when it no longer needs it.
 //!
 //! A lake that is a directory of the same file system gives the file a second name instead, and what
-//! was written a moment ago is not read for that.
+//! was written a moment ago is not read for that. To any other lake the bytes can be on their way while
+//! they are being staged: see [`Transfer::follow`].
 //!
 //! # Bounds
 //! One piece of memory, whatever the file's length. A drain whose request fails for a passing
@@ -21,11 +22,11 @@ use std::{
     os::unix::fs::FileExt,
 };
 
-use forebay_lake::Purpose;
+use forebay_lake::{LakeWriter, Purpose};
 use forebay_runtime::crash_point;
 use forebay_types::{Digest, DigestWriter, Key};
 
-use crate::{Error, Transfer};
+use crate::{Error, Follow, Transfer};
 
 const PIECE_BYTES: usize = 1 << 20;
 const ATTEMPTS_MAX: u32 = 3;
@@ -71,7 +72,14 @@ impl StagedObject<'_> {
 }
 
 impl Transfer {
-    /// Makes the file staged as `name` the object `key` of the lake; returns its length.
+    /// Whether the lake takes staged files as they are, so that nothing is to be uploaded.
+    #[must_use]
+    pub fn adopts_staged(&self) -> bool {
+        self.lake().adopts(self.local().directory())
+    }
+
+    /// Makes the file staged as `name` the object `key` of the lake; returns its length. What was
+    /// `begun` as the same object is gone on with, if the file was written a moment ago.
     ///
     /// # Errors
     /// [`Error::StagedDamaged`] when the staged bytes do not have `digest`; then nothing is
@@ -82,6 +90,7 @@ impl Transfer {
         key: &Key,
         digest: Digest,
         known: StagedBytes,
+        begun: Option<Follow>,
     ) -> Result<u64, Error> {
         self.require_process()?;
         let local = |source| Error::Local { act: "read", object: name.clone(), source };
@@ -91,6 +100,11 @@ impl Transfer {
             digest,
             is_verified: known == StagedBytes::JustWritten,
         };
+        // Whatever went wrong with what was begun: it is begun anew, and tells of it then.
+        let begun = begun.filter(|_| staged.is_verified);
+        if let Some(length) = begun.and_then(|follow| self.complete(follow, &staged, key)) {
+            return Ok(length);
+        }
         let mut attempt = 1;
         loop {
             match self.drain_once(&mut staged, key) {
@@ -114,7 +128,7 @@ impl Transfer {
         let mut writer = self.lake().writer(key, Purpose::Checkpoint).map_err(lake)?;
         let mut halfway = false;
         staged.read(&mut |piece, seen| {
-            writer.write_all(piece).map_err(|error| lake(self.unwritten(key, error)))?;
+            self.write_piece(&mut writer, key, piece)?;
             if !halfway && 2 * seen >= length {
                 halfway = true;
                 crash_point("checkpoint.drain");
@@ -125,9 +139,35 @@ impl Transfer {
         self.check_length(key, length)
     }
 
+    /// Writes what is left of an object that is on its way, from the staged file.
+    fn complete(&self, follow: Follow, staged: &StagedObject<'_>, key: &Key) -> Option<u64> {
+        let (mut writer, mut sent) = follow.join(key)?;
+        let length = staged.file.metadata().ok()?.len();
+        let mut piece = vec![0; PIECE_BYTES];
+        while sent < length {
+            let count = usize::try_from(length - sent).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
+            staged.file.read_exact_at(&mut piece[..count], sent).ok()?;
+            self.write_piece(&mut writer, key, &piece[..count]).ok()?;
+            sent += count as u64;
+        }
+        crash_point("checkpoint.drain");
+        writer.finish().ok()?;
+        self.check_length(key, length).ok()
+    }
+
+    pub(crate) fn write_piece(
+        &self,
+        writer: &mut LakeWriter,
+        key: &Key,
+        piece: &[u8],
+    ) -> Result<(), Error> {
+        let unwritten = |error| self.lake_failed("write", key, self.unwritten(key, error));
+        writer.write_all(piece).map_err(unwritten)
+    }
+
     /// Gives the file to a lake that can take it as it is.
     fn adopt(&self, staged: &mut StagedObject<'_>, key: &Key) -> Result<bool, Error> {
-        if !self.lake().adopts() {
+        if !self.adopts_staged() {
             return Ok(false);
         }
         if !staged.is_verified {
@@ -146,7 +186,12 @@ impl Transfer {
         }
     }
 
-    fn lake_failed(&self, act: &'static str, key: &Key, source: forebay_lake::Error) -> Error {
+    pub(crate) fn lake_failed(
+        &self,
+        act: &'static str,
+        key: &Key,
+        source: forebay_lake::Error,
+    ) -> Error {
         let (object, lake) = (key.clone(), self.lake().url().to_owned());
         Error::Lake { act, object, lake, source: Box::new(source) }
     }

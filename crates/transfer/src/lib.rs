@@ -19,6 +19,7 @@ pub mod dataset;
 mod drain;
 mod error;
 mod fetch;
+mod follow;
 pub mod index;
 mod known;
 mod object;
@@ -30,6 +31,7 @@ mod transfer;
 
 pub use drain::StagedBytes;
 pub use error::Error;
+pub use follow::{Follow, Written};
 pub use object::{Decoder, Object, Stored};
 pub use pieces::FETCH_BYTES_MAX;
 pub use prefetch::{Need, Needs, Plan, PrefetchSettings, PrefetchStats, Prefetcher};

@@ -25,7 +25,7 @@ fn staged() -> (TempTiers, Digest) {
 }
 
 fn drain(tiers: &TempTiers, digest: Digest) -> Result<u64, forebay_transfer::Error> {
-    tiers.transfer().drain(&key("staged/one"), &key("lake/one"), digest, StagedBytes::Found)
+    tiers.transfer().drain(&key("staged/one"), &key("lake/one"), digest, StagedBytes::Found, None)
 }
 
 fn in_lake(tiers: &TempTiers) -> Option<Digest> {
@@ -82,7 +82,7 @@ fn what_is_not_staged_is_named() {
     let (tiers, digest) = staged();
     let error = tiers
         .transfer()
-        .drain(&key("staged/two"), &key("lake/two"), digest, StagedBytes::Found)
+        .drain(&key("staged/two"), &key("lake/two"), digest, StagedBytes::Found, None)
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.to_string().contains("staged/two"), "{error}");
@@ -100,7 +100,10 @@ fn a_directory_takes_the_file_itself_and_never_a_bad_one() {
         let written = lake.traffic();
         // Once more changes nothing.
         for _ in 0..2 {
-            assert_eq!(transfer.drain(&staged, &object, digest, known).unwrap(), BYTES as u64);
+            assert_eq!(
+                transfer.drain(&staged, &object, digest, known, None).unwrap(),
+                BYTES as u64
+            );
         }
         assert_eq!(lake.traffic(), written, "it was copied");
         let inode = |path: &std::path::Path| std::fs::metadata(path).unwrap().ino();
@@ -113,7 +116,7 @@ fn a_directory_takes_the_file_itself_and_never_a_bad_one() {
     let lake = Lake::open(tiers.lake_path().to_str().unwrap(), &tiers.runtime).unwrap();
     let transfer = Transfer::new(&lake, &tiers.local, &tiers.runtime);
     let (name, object, other) = (key("staged/one"), key("lake/one"), Digest::of(b"others"));
-    let error = transfer.drain(&name, &object, other, StagedBytes::Found).unwrap_err();
+    let error = transfer.drain(&name, &object, other, StagedBytes::Found, None).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert_eq!(lake.size(&object).unwrap(), None);
 }

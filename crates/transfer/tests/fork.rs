@@ -78,7 +78,7 @@ fn a_fork_is_refused_in_words_and_harms_nothing() {
             && transfer.refetch(&object).is_err_and(refused)
             && transfer.require_room(1).is_err_and(refused)
             && transfer
-                .drain(&object.key, &object.key, digest, StagedBytes::Found)
+                .drain(&object.key, &object.key, digest, StagedBytes::Found, None)
                 .is_err_and(refused);
         prefetcher.advance(5);
         let _stats = prefetcher.stats();
