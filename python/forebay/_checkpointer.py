@@ -90,7 +90,8 @@ class Checkpointer:
         (so that saving and what a crash throws away cost least together, from what saves cost and
         ``mtbf``), or ``None``: only when ``save`` is called.
     mtbf
-        The mean time between failures that ``"auto"`` reckons with.
+        The mean time between failures that ``"auto"`` reckons with; ``None``: between the launches of
+        the run so far, and a day until there were three.
     keep_last, keep_every
         The newest so many checkpoints are kept, and those of steps divisible by ``keep_every``; the
         others are removed when a newer one is committed. ``keep_last=0`` keeps all.
@@ -114,7 +115,8 @@ class Checkpointer:
         exist when the checkpoint was made keep theirs.
     signals
         After SIGTERM the next ``step`` saves, waits until that is durable and raises
-        ``SystemExit``; a second SIGTERM before that ends the process. After SIGUSR1 ``step`` saves.
+        ``SystemExit``; a second SIGTERM before that ends the process. After SIGUSR1 ``step`` saves, as
+        it does whatever this says when ``forebay checkpoint now`` asks on this node.
         Only in the main thread, and only where nothing else handles these signals.
     memory
         The most memory that a copy of this rank's state may take, in bytes or as a text like ``"20GB"``;
@@ -140,7 +142,7 @@ class Checkpointer:
         local: str | os.PathLike[str] | None = None,
         local_budget: int | str = LOCAL_BUDGET,
         interval: Interval = "auto",
-        mtbf: str | timedelta | float = "24h",
+        mtbf: str | timedelta | float | None = None,
         keep_last: int = 3,
         keep_every: int = 0,
         keep_best: str | None = None,
@@ -182,6 +184,8 @@ class Checkpointer:
             settings=json.dumps(settings),
             dataset=_dataset(self._state),
         )
+        if self._policy.is_auto:
+            self._policy.learn_launches([at / 1e3 for at in self._engine.launches(run)], time.time())
         # A script that ends without `close` still waits for what it saved.
         self._ending = weakref.finalize(self, settle, self._native)
         self._overlap = Overlap(self._state, overlap)
@@ -295,6 +299,8 @@ class Checkpointer:
     def _wish(self, taken: int) -> int:
         """What all ranks do after this step."""
         asked = _NOTHING if self._signals is None else self._signals.take()
+        if self._native.asked():
+            asked = max(asked, _SAVE)
         seconds = time.monotonic() - self._saved_at
         due = self._policy.is_due(taken, seconds)
         if self._group.world_size == 1:

@@ -23,6 +23,10 @@ _TIME = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]+)\s*")
 _FIRST_SECONDS = 60.0
 _LEAST_SECONDS = 5.0
 _MOST_SECONDS = 3600.0
+#: Of a run that has seen too few launches to tell; and what is believed of one that has.
+_MTBF_SECONDS = 24 * 3600.0
+_MTBF_LEAST_SECONDS = 600.0
+_LAUNCHES_MIN = 3
 
 
 def parse_seconds(setting: str, value: str | timedelta | float) -> float:
@@ -42,11 +46,12 @@ def parse_seconds(setting: str, value: str | timedelta | float) -> float:
 class Policy:
     """Says after each step whether a save is due."""
 
-    def __init__(self, interval: Interval, mtbf: str | timedelta | float) -> None:
+    def __init__(self, interval: Interval, mtbf: str | timedelta | float | None) -> None:
         self._every_steps: int | None = None
         self._every_seconds: float | None = None
         self.is_auto = interval == "auto"
-        self._mtbf_seconds = parse_seconds("mtbf", mtbf)
+        self._mtbf_seconds = _MTBF_SECONDS if mtbf is None else parse_seconds("mtbf", mtbf)
+        self._is_mtbf_given = mtbf is not None
         if interval is None:
             return
         if isinstance(interval, int) and not isinstance(interval, bool):
@@ -72,6 +77,15 @@ class Policy:
     def needs_agreement(self) -> bool:
         """Whether ranks may come to different answers: clocks differ, steps do not."""
         return self._every_seconds is not None
+
+    def learn_launches(self, began: list[float], now: float) -> None:
+        """Takes the mean time between failures from when earlier launches of the run began, and this one.
+
+        A launch that ended as it should counts too: that saves a little more often than pays.
+        """
+        if not self._is_mtbf_given and len(began) + 1 >= _LAUNCHES_MIN:
+            mean = (now - began[0]) / len(began)
+            self._mtbf_seconds = max(mean, _MTBF_LEAST_SECONDS)
 
     def learn(self, cost_seconds: float, durable_seconds: float) -> None:
         """Takes into account what a save cost, and how long it was until it could not be lost."""

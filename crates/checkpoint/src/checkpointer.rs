@@ -119,6 +119,8 @@ impl Checkpointer {
         };
         let (recovered, kept, arena) = recover(&site)?;
         let newest = newest(&site)?;
+        // What was asked of a process that is dead.
+        site.local().take_ask(run)?;
         let usual = newest.as_ref().map_or(0, |commit| usual_bytes(&site, commit));
         let mut pipeline = Pipeline::start(&site, kept, arena);
         pipeline.expect(usual)?;
@@ -269,6 +271,14 @@ impl Checkpointer {
     /// When the background has stopped.
     pub fn expect(&mut self, bytes: u64) -> Result<(), Error> {
         self.pipeline.expect(usize::try_from(bytes).unwrap_or(usize::MAX))
+    }
+
+    /// Whether somebody on this node asked the run for a checkpoint, see [`crate::ask`]; one process of the
+    /// node is told, once. To look costs a call of the system.
+    #[must_use]
+    pub fn asked(&self) -> bool {
+        // What cannot be looked for was not asked; what else is wrong with the tier a save will tell.
+        self.site.local().take_ask(&self.site.run).unwrap_or(false)
     }
 
     /// Waits until a save would not wait for the one before, at most so long; says whether that is.

@@ -37,6 +37,7 @@
 
 mod adopt;
 mod arena;
+mod ask;
 mod base;
 mod boxes;
 mod capture;
@@ -68,6 +69,7 @@ mod tree;
 mod weights;
 mod writer;
 
+pub use ask::ask;
 pub use checkpointer::{Capture, Checkpointer};
 pub use committed::{CommittedCheckpoint, Region, StoredTensor};
 pub use copying::Copying;
@@ -91,3 +93,4 @@ pub use retention::{RetainedStep, Retention};
 pub use settings::CheckpointSettings;
 pub use shards::{ExportedShards, export_shards};
 pub use state::StateTensor;
+pub use writer::{LAUNCHES_MAX, launches};

@@ -24,6 +24,9 @@ use crate::{Error, read, site::Site};
 /// Claims that are looked at for one of this launch: its ranks start together, so few come between.
 const LOOK_BACK: usize = 4;
 
+/// Claims that [`launches`] reads.
+pub const LAUNCHES_MAX: usize = 32;
+
 /// What tells a launch from every other.
 pub(crate) fn launch_digest(launch: &str) -> Digest {
     let mut digest = DigestWriter::for_context("forebay 2026 run writer");
@@ -90,6 +93,22 @@ pub(crate) fn check(
     let Some(number) = numbers(lake, run)?.pop() else { return Ok(None) };
     let claim = read_claim(lake, run, number)?;
     if Some(claim.launch) == launch { Ok(Some(claim)) } else { Err(replaced(&claim)) }
+}
+
+/// The newest launches that wrote `run`, at most [`LAUNCHES_MAX`], in order: the first claim of each.
+///
+/// # Errors
+/// When the lake fails, or a claim is damaged.
+pub fn launches(lake: &Lake, run: &Name) -> Result<Vec<WriterRecord>, Error> {
+    let numbers = numbers(lake, run)?;
+    let mut claims: Vec<WriterRecord> = Vec::new();
+    for &number in &numbers[numbers.len().saturating_sub(LAUNCHES_MAX)..] {
+        let claim = read_claim(lake, run, number)?;
+        if claims.last().is_none_or(|last| last.launch != claim.launch) {
+            claims.push(claim);
+        }
+    }
+    Ok(claims)
 }
 
 /// The numbers that were claimed, in order.

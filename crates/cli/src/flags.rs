@@ -196,6 +196,8 @@ pub enum Checkpoint {
     Diff(CheckpointDiff),
     /// Bring to the lake what a run that was killed left on this node, without starting it again
     Drain(CheckpointList),
+    /// Have a run that trains on this node save after its next step
+    Now(CheckpointNow),
     /// Write a checkpoint's tensors and metadata into a directory, verified
     Restore(CheckpointRestore),
     /// Commit weights that other tools wrote as a step of a run, bit for bit
@@ -231,6 +233,17 @@ pub struct CheckpointOf {
     /// The step [default: the newest committed]
     #[arg(long, value_name = "N")]
     pub step: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  forebay checkpoint now day-1 --local forebay-day/local")]
+pub struct CheckpointNow {
+    /// The run
+    #[arg(value_name = "RUN")]
+    pub run: Name,
+    /// How long to wait for the commit
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    pub wait_seconds: u64,
 }
 
 #[derive(Debug, Args)]

@@ -56,6 +56,7 @@ fn dispatch(context: &Context<'_>, verb: Verb) -> Result<(), CommandError> {
         Verb::Checkpoint(Checkpoint::List(flags)) => commands::checkpoint::list(context, &flags),
         Verb::Checkpoint(Checkpoint::Show(flags)) => commands::checkpoint::show(context, &flags),
         Verb::Checkpoint(Checkpoint::Diff(flags)) => commands::checkpoint::diff(context, &flags),
+        Verb::Checkpoint(Checkpoint::Now(flags)) => commands::checkpoint::now(context, &flags),
         Verb::Checkpoint(Checkpoint::Drain(flags)) => commands::checkpoint::drain(context, &flags),
         Verb::Checkpoint(Checkpoint::Sweep(flags)) => commands::checkpoint::sweep(context, &flags),
         Verb::Checkpoint(Checkpoint::Import(flags)) => {

@@ -3,6 +3,7 @@
 use std::{
     path::Path,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use forebay_checkpoint::{
@@ -239,6 +240,20 @@ impl Engine {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(opened),
             Err(error) => Err(error),
         }
+    }
+
+    /// Asks run `name`, which trains on this node, for a checkpoint, and waits for its commit at most
+    /// `patience`; the step, if there was one.
+    ///
+    /// # Errors
+    /// When a tier fails.
+    pub fn ask_for_checkpoint(
+        &self,
+        name: &Name,
+        patience: Duration,
+    ) -> Result<Option<u64>, Error> {
+        let (transfer, runtime) = (&self.transfer, &self.runtime);
+        Ok(forebay_checkpoint::ask(transfer.lake(), transfer.local(), name, patience, runtime)?)
     }
 
     /// A committed checkpoint of run `name`; `None` when the newest is asked for and there is none.

@@ -230,11 +230,13 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Whether a checkpoint is due after `steps_taken` steps.
+    /// Whether a checkpoint is due after `steps_taken` steps, or was asked for since the last time.
     #[must_use]
     pub fn save_due(&self, steps_taken: u64) -> bool {
         let every = self.settings.checkpoint.every_steps;
-        steps_taken == self.record.steps || (every > 0 && steps_taken.is_multiple_of(every))
+        steps_taken == self.record.steps
+            || (every > 0 && steps_taken.is_multiple_of(every))
+            || self.checkpointer.asked()
     }
 
     /// Captures the state after `steps_taken` steps; returns as soon as the trainer may change it.

@@ -7,6 +7,7 @@
 //!   staging/<key>                durable until released: what has not reached the lake
 //!   staging/.incoming-<nonce>    files on their way into staging
 //!   scratch/<name>-<nonce>/      working space of one process
+//!   asks/<name>                  what a process of this node is asked for
 //!   locks/<00..ff>               one download of an object per node
 //!   locks/space                  held while what is taken changes
 //!   locks/ledger                 what is taken
@@ -24,6 +25,7 @@
 //! at the next open; cached files were verified before they got their name; staged files stay
 //! until they are released, whoever died.
 
+mod asks;
 mod cache;
 mod clear;
 mod error;

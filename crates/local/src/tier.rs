@@ -32,7 +32,7 @@ struct Shared {
 /// The directory that marks another as a local tier: made first, removed last.
 pub(crate) const LOCKS: &str = "locks";
 /// What a tier is made of, in the order in which it is made.
-pub(crate) const FOLDERS: [&str; 5] = [LOCKS, "cache", "landing", "staging", "scratch"];
+pub(crate) const FOLDERS: [&str; 6] = [LOCKS, "cache", "landing", "staging", "scratch", "asks"];
 /// Those whose files take space.
 pub(crate) const TAKING: [&str; 4] = ["cache", "landing", "staging", "scratch"];
 /// What a file system puts into its own root.

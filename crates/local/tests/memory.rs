@@ -63,7 +63,7 @@ fn killed_owner_leaves_what_it_kept(forks: bool) {
     let folder = tempfile::tempdir().unwrap();
     let mut child = start(folder.path(), forks);
     let (tier, name) = (open(folder.path()), key("runs/a/whole"));
-    assert_eq!(tier.kept_memory().unwrap(), [name.clone()]);
+    assert_eq!(tier.kept_memory().unwrap(), std::slice::from_ref(&name));
     assert!(tier.take_memory(&name).unwrap().is_none(), "its owner lives");
     assert!(matches!(tier.clear(), Err(Error::Undrained { count: 1, .. })));
     child.kill().unwrap();

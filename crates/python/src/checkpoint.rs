@@ -135,6 +135,11 @@ impl Checkpointer {
         Ok((said.to_string(), Copying { opened: Mutex::new(copying) }))
     }
 
+    /// Whether somebody on this node asked the run for a checkpoint.
+    fn asked(&self, py: Python<'_>) -> PyResult<bool> {
+        self.ask(py, |saves| Ok(saves.asked()))
+    }
+
     /// Begins to have memory ready for a state of so many bytes.
     fn expect(&self, py: Python<'_>, bytes: u64) -> PyResult<()> {
         self.ask(py, |saves| saves.expect(bytes))

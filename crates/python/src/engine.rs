@@ -131,6 +131,17 @@ impl Engine {
         Ok(Checkpointer::new(opened, runtime))
     }
 
+    /// When each launch that wrote a run began, in milliseconds since 1970; the newest ones.
+    fn launches(&self, py: Python<'_>, run: &str) -> PyResult<Vec<u64>> {
+        let engine = self.engine.get(py)?.clone();
+        let runtime = engine.runtime().clone();
+        let run = name(py, run)?;
+        let work = move || forebay::checkpoint::launches(engine.lake(), &run);
+        let launches = interruptible(py, &runtime, Leave::Running, work)?;
+        let launches = launches.map_err(|error| errors::from_engine(py, &error.into()))?;
+        Ok(launches.iter().map(|launch| launch.claimed_unix_ms).collect())
+    }
+
     /// Deletes what saves that were never committed left in the lake; says what.
     fn sweep_checkpoints(
         &self,

@@ -40,6 +40,9 @@ pub enum StagedBytes {
     Found,
 }
 
+/// What is done with each piece, which comes with the bytes so far.
+type Take<'a> = dyn FnMut(&[u8], u64) -> Result<(), Error> + 'a;
+
 /// A staged file on its way.
 struct StagedObject<'a> {
     file: File,
@@ -49,8 +52,8 @@ struct StagedObject<'a> {
 }
 
 impl StagedObject<'_> {
-    /// Gives all of it to `take`, piece by piece, with the bytes so far; then says whether it is whole.
-    fn read(&self, take: &mut dyn FnMut(&[u8], u64) -> Result<(), Error>) -> Result<(), Error> {
+    /// Gives all of it to `take`; then says whether it is whole.
+    fn read(&self, take: &mut Take<'_>) -> Result<(), Error> {
         let failed = |source| Error::Staged { name: self.name.clone(), source };
         let (mut seen, mut piece) = (DigestWriter::new(), vec![0; PIECE_BYTES]);
         loop {

@@ -1,4 +1,4 @@
-//! `forebay checkpoint list|show|verify|diff|drain|restore|import|export|fork|retain|remove|sweep`.
+//! `forebay checkpoint list|show|verify|diff|now|drain|restore|import|export|fork|retain|remove|sweep`.
 
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use crate::{
     error::CommandError,
     flags::{
         CheckpointDiff, CheckpointExport, CheckpointFork, CheckpointImport, CheckpointList,
-        CheckpointOf, CheckpointRemove, CheckpointRestore, CheckpointRetain, CheckpointSweep,
+        CheckpointNow, CheckpointOf, CheckpointRemove, CheckpointRestore, CheckpointRetain,
+        CheckpointSweep,
     },
     printer::{bytes, table},
 };
@@ -148,6 +149,23 @@ pub fn drain(context: &Context<'_>, flags: &CheckpointList) -> Result<(), Comman
         false => lines.join("\n"),
     };
     context.printer.result("drained", &recovered, &text);
+    Ok(())
+}
+
+pub fn now(context: &Context<'_>, flags: &CheckpointNow) -> Result<(), CommandError> {
+    let settings = config::settings(context.flags)?.resolve()?;
+    let engine = config::engine(context, &settings)?;
+    let CheckpointNow { run, wait_seconds } = flags;
+    let patience = Duration::from_secs(*wait_seconds);
+    let step = engine.ask_for_checkpoint(run, patience)?;
+    let text = match step {
+        Some(step) => format!("run {run} is committed at step {step}"),
+        None => format!(
+            "run {run} committed nothing within {wait_seconds} s: no process of it trains on this node, \
+             its steps are long, or its lake is slow"
+        ),
+    };
+    context.printer.result("saved", &serde_json::json!({ "run": run, "step": step }), &text);
     Ok(())
 }
 
