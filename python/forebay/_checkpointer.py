@@ -25,7 +25,7 @@ from ._random import RandomState
 from ._restore import Reader, compare, give_back, templates
 from ._share import Shares
 from ._stored import VERSION, read_metadata, read_state
-from ._tensors import Leaves
+from ._tensors import Leaves, lend
 from ._tree import encode, has_state, is_tensor, show
 
 if TYPE_CHECKING:
@@ -307,10 +307,7 @@ class Checkpointer:
         metadata, leaves = self._encode(metrics or {})
         ours = self._shares.ours(leaves.leaves)
         now, later = self._overlap.split(ours) if overlapped else (ours, [])
-        held = [leaf.stored() for leaf in now]
-        given = [
-            (*leaf.described(), address, leaf.bytes) for leaf, (_, address) in zip(now, held)
-        ]
+        held, given = lend(now)
         left = [(*leaf.described(), leaf.value.data_ptr(), leaf.bytes) for leaf in later]
         _, copying = self._native.save(steps_taken, given, json.dumps(metadata), left)
         del held
