@@ -239,15 +239,14 @@ def box_of(value: Any, path: Path) -> Box:
     return Box(whole, tuple(start), tuple(shape))
 
 
-def empty(tag: Json, dtype: str, shape: tuple[int, ...]) -> tuple[Any, int]:
-    """Memory for a stored tensor of this form, as torch's or numpy's, and where it is."""
-    name = tag.get("dtype") or next(name for name, form in FORMS.items() if form.dtype == dtype)
-    if "$array" in tag:
-        array = np.empty(shape, np.dtype(name))
+def empty(dtype: str, shape: tuple[int, ...], is_array: bool) -> tuple[Any, int]:
+    """Memory for a stored tensor of a type, as torch's or numpy's, and where it is."""
+    if is_array:
+        array = np.empty(shape, np.dtype(dtype))
         return array, int(array.ctypes.data)
     import torch
 
-    tensor = torch.empty(shape, dtype=torch_dtype(name))
+    tensor = torch.empty(shape, dtype=torch_dtype(dtype))
     return tensor, int(tensor.data_ptr())
 
 
