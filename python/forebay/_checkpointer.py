@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from . import _forebay
 from ._errors import InvalidError
 from ._feed import LOCAL_BUDGET, Feed, open_engine, parse_dataset
+from ._fit import Fit
 from ._fork import fork_together
 from ._group import Group, find_group
 from ._interval import Interval, Policy, parse_seconds
 from ._overlap import Overlap
 from ._random import RandomState
-from ._restore import Reader, compare, give_back, templates
+from ._restore import Reader, give_back
 from ._share import Shares
 from ._stored import VERSION, read_metadata, read_state
-from ._tensors import Leaves
+from ._tensors import Leaves, lend
 from ._tree import encode, has_state, is_tensor, show
 from ._units import parse_bytes, show_bytes
 
@@ -195,19 +196,31 @@ class Checkpointer:
             self._native.expect(bytes_known)
         self._saved_at = time.monotonic()
         self._saved_step: int | None = None
+        #: The step whose restore failed half-way.
+        self._torn: int | None = None
         self._agreed: Any = None
         self._signals = _Signals() if signals else None
 
     def resume(self, step: int | None = None, *, strict: bool = True) -> int:
         """Restores the newest committed step, or the one given; returns the steps taken, or 0.
 
-        Every tensor is verified before it is given to anybody. All ranks call it; rank 0 chooses the
-        step. With ``strict`` a model that does not fit is refused, naming every difference; without,
-        ``load_state_dict`` gets what both have, what the checkpoint has no state for stays as it is,
-        and a warning says what is left out.
+        All ranks call it; rank 0 chooses the step. Tensors that are there already (parameters, buffers,
+        an optimizer's state, those in dicts and lists) keep their memory: on the CPU what is stored is
+        read straight into it. ``load_state_dict`` is called all the same.
+
+        With ``strict`` a model that does not fit is refused, naming every difference, before anything
+        is overwritten; without, ``load_state_dict`` gets what both have, what the checkpoint has no
+        state for stays as it is, and a warning says what is left out.
+
+        Every tensor is verified before this returns. An error while it reads (damage, a tier that
+        cannot be reached, an interrupt), or one that a ``load_state_dict`` raises, leaves the state
+        partly overwritten: it must not be trained on, and :meth:`step` and :meth:`save` refuse it.
+        Resume again, from the step that the error names, which overwrites all of it.
 
         Raises
         ------
+        forebay.InvalidError
+            The checkpoint does not fit; nothing was overwritten.
         forebay.CorruptError
             The checkpoint is damaged: the message names the object and an older step that is whole.
         forebay.NotFoundError
@@ -222,25 +235,28 @@ class Checkpointer:
         world_size = checkpoint.world_size()
         theirs = self._group.rank if self._group.world_size == world_size else 0
         stored = read_state(checkpoint, self.run, theirs)
-        reader = Reader(checkpoint)
-        # One object after the other, so that no more than one is in memory twice.
-        for name, target in self._state.items():
-            if name not in stored:
-                said = (
-                    f"step {chosen} of run {self.run} has no state called {name!r}; it has "
-                    f"{', '.join(sorted(stored))}"
-                )
-                if strict:
-                    raise InvalidError(said)
-                warnings.warn(f"{said}: {name!r} stays as it is", stacklevel=2)
-                continue
-            target = _unwrapped(target)
-            value = reader.read(stored[name], templates(target))
-            self._give_back(name, target, value, strict)
+        own = None
         if self._random is not None and self._group.rank < world_size:
-            own = read_metadata(checkpoint.metadata(self._group.rank), self.run, chosen)
-            if own.get("random") is not None:
-                self._random.load_state_dict(reader.read(own["random"]))
+            own = read_metadata(checkpoint.metadata(self._group.rank), self.run, chosen).get("random")
+        reader, fit = Reader(checkpoint), Fit()
+        targets = self._targets(stored, chosen, strict)
+        for name, target in targets.items():
+            fit.add(target, reader.describe(stored[name], (name,)), (name,))
+        fit.settle()
+        if fit.differs and strict:
+            raise InvalidError("the checkpoint does not fit the model:\n" + "\n".join(fit.differs))
+        if fit.differs:
+            warnings.warn(
+                "left out of the restored state:\n" + "\n".join(fit.differs), stacklevel=2
+            )
+        self._torn = chosen
+        # One object after the other, so that no more than one is in memory twice.
+        for name, target in targets.items():
+            value = reader.read(stored[name], (name,), fit.place)
+            give_back(target, value, (name,), fit)
+        if self._random is not None and own is not None:
+            self._random.load_state_dict(reader.read(own))
+        self._torn = None
         self._native.go_on_from(checkpoint)
         self._saved_step, self._saved_at = chosen, time.monotonic()
         return chosen
@@ -257,23 +273,24 @@ class Checkpointer:
         chosen = self._group.gather(said)[0]
         return int(chosen) if chosen else None
 
-    def _give_back(self, name: str, target: Any, value: Any, strict: bool) -> None:
-        differs = compare(name, target, value)
-        if differs and strict:
-            raise InvalidError(
-                f"the checkpoint does not fit the model under {name!r}:\n" + "\n".join(differs)
+    def _targets(self, stored: Mapping[str, Any], step: int, strict: bool) -> dict[str, Any]:
+        """What is restored, by its name."""
+        for name in [name for name in self._state if name not in stored]:
+            said = (
+                f"step {step} of run {self.run} has no state called {name!r}; it has "
+                f"{', '.join(sorted(stored))}"
             )
-        if differs:
-            warnings.warn("left out of the restored state:\n" + "\n".join(differs), stacklevel=3)
-            here = target.state_dict()
-            fitting = {
-                key: one
-                for key, one in value.items()
-                if key in here and getattr(here[key], "shape", None) == getattr(one, "shape", None)
-            }
-            target.load_state_dict(fitting, strict=False)
-            return
-        give_back(target, value, (name,))
+            if strict:
+                raise InvalidError(said)
+            warnings.warn(f"{said}: {name!r} stays as it is", stacklevel=3)
+        return {name: _unwrapped(one) for name, one in self._state.items() if name in stored}
+
+    def _refuse_torn(self) -> None:
+        if self._torn is not None:
+            raise InvalidError(
+                f"restoring step {self._torn} of run {self.run} failed and left the state partly "
+                "overwritten: resume again before anything is trained or saved"
+            )
 
     def step(self, step: int, metrics: Mapping[str, Any] | None = None) -> bool:
         """Says that the step of this number (from 0) was taken; saves if that is due.
@@ -281,6 +298,7 @@ class Checkpointer:
         Returns whether it saved. ``metrics`` (numbers, or tensors of one) are kept with a checkpoint.
         Raises what went wrong in the background since the last call.
         """
+        self._refuse_torn()
         self._learn()
         taken = step + 1
         wish = self._wish(taken)
@@ -317,6 +335,7 @@ class Checkpointer:
 
         Returns when the state may change again; it is not durable then. All ranks call it.
         """
+        self._refuse_torn()
         self._save(steps_taken, metrics, overlapped=False)
 
     def _save(
@@ -326,10 +345,7 @@ class Checkpointer:
         metadata, leaves = self._encode(metrics or {})
         ours = self._shares.ours(leaves.leaves)
         now, later = self._overlap.split(ours) if overlapped else (ours, [])
-        held = [leaf.stored() for leaf in now]
-        given = [
-            (*leaf.described(), address, leaf.bytes) for leaf, (_, address) in zip(now, held)
-        ]
+        held, given = lend(now)
         left = [(*leaf.described(), leaf.value.data_ptr(), leaf.bytes) for leaf in later]
         said, copying = self._native.save(steps_taken, given, json.dumps(metadata), left)
         del held

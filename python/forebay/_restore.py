@@ -1,4 +1,10 @@
-"""Giving a stored state back to the objects it came from."""
+"""Reading a stored state, and giving it back to the objects it came from.
+
+A tree's tensors are read together, by the engine's threads, each verified: into memory that objects
+have already where :mod:`forebay._fit` says so, else into fresh memory. Only the latter is beside the
+state, of one object at a time. An error leaves memory that was read into as it happens to be; for
+torch it counts as changed either way. Stored objects are never touched.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +14,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import _forebay
-from ._errors import InvalidError
+from ._fit import Fit, Place, StoredTensor, local_part
 from ._tensors import FORMS, Box, box_of, empty, is_distributed, stored_box
-from ._tree import Json, Path, decode, has_state, is_tensor, show
+from ._tree import Json, Path, decode, has_state, is_tensor
 
-#: Gives the tensor that a stored one is to be laid out like, if it is spread over ranks.
-Template = Callable[[Path], Any]
+#: Says where the tensor of a path belongs; none where it is left out.
+Places = Callable[[Path], "Place | None"]
 
 
 class Reader:
@@ -23,52 +29,62 @@ class Reader:
         self._checkpoint = checkpoint
         self._stored = {name: (dtype, shape) for name, dtype, shape in checkpoint.tensors()}
 
-    def read(self, tree: Json, template: Template | None = None, path: Path = ()) -> Any:
-        """The value of a tree. Where ``template`` gives a ``DTensor``, this rank's part of one is read."""
-        wanted: dict[str, tuple[str, list[int], list[int], int, int]] = {}
-        made: dict[str, Any] = {}
-        later: list[tuple[Any, Any]] = []
+    def describe(self, tree: Json, path: Path = ()) -> Any:
+        """The value of a tree, with a :class:`StoredTensor` in each tensor's place: nothing is read."""
+        return decode(tree, lambda tag, _: self._described(tag), path)
+
+    def read(self, tree: Json, path: Path = (), places: Places | None = None) -> Any:
+        """The value of a tree.
+
+        Tensors are fresh and whole, unless ``places`` names one to read into, which then stands in the
+        value, or a ``DTensor``, as whose parts they are read. ``None`` stands where it says so.
+        """
+        reading = _Reading()
 
         def make(tag: Json, path: Path) -> Any:
-            name: str = tag.get("$tensor") or tag["$array"]
-            like = template(path) if template is not None else None
-            key = json.dumps([name, None if like is None else str(like.placements)])
-            if key not in made:
-                made[key] = self._make(tag, name, like, path, wanted, later)
-            return made[key]
+            place = Place() if places is None else places(path)
+            return None if place is None else reading.add(tag, self._described(tag), place, path)
 
         value = decode(tree, make, path)
-        self._checkpoint.read(list(wanted.values()))
-        for target, source in later:
-            target.copy_(source)
+        reading.finish(self._checkpoint)
         return value
 
-    def _make(
-        self,
-        tag: Json,
-        name: str,
-        like: Any,
-        path: Path,
-        wanted: dict[str, tuple[str, list[int], list[int], int, int]],
-        later: list[tuple[Any, Any]],
-    ) -> Any:
+    def _described(self, tag: Json) -> StoredTensor:
+        name: str = tag.get("$tensor") or tag["$array"]
         dtype, shape = self._stored[name]
-        form = FORMS[tag["dtype"]] if "dtype" in tag else None
-        parts = 1 if form is None else form.parts
-        whole = tuple(shape[:-1]) if parts > 1 else tuple(shape)
-        if like is not None and tuple(like.shape) != whole:
-            like = None
-        box = Box(whole, None, whole) if like is None else box_of(like, path)
-        local, address = empty(tag, dtype, box.shape)
-        start = box.start or (0,) * len(whole)
-        for stored, part_start, part_shape in _parts(tag, name, start, box.shape):
-            into = local
-            if part_shape != box.shape:
-                into, address = empty(tag, dtype, part_shape)
-                later.append((_cut(local, start, part_start, part_shape), into))
-            if into.nbytes:
-                region = stored_box(parts, part_start, part_shape)
-                wanted[f"{stored} {address}"] = (stored, *region, address, int(into.nbytes))
+        kind = tag.get("dtype") or next(kind for kind, form in FORMS.items() if form.dtype == dtype)
+        whole = shape[:-1] if FORMS[kind].parts > 1 else shape
+        return StoredTensor(name, kind, tuple(whole), "$array" in tag)
+
+
+class _Reading:
+    """Tensors that are read together."""
+
+    def __init__(self) -> None:
+        self._wanted: dict[str, tuple[str, list[int], list[int], int, int]] = {}
+        self._fresh: dict[str, Any] = {}
+        #: Tensors that were there, and are changed behind torch's back.
+        self._live: list[Any] = []
+        #: What is copied when everything was read: into the first, from the second.
+        self._later: list[tuple[Any, Any]] = []
+
+    def add(self, tag: Json, stored: StoredTensor, place: Place, path: Path) -> Any:
+        """Notes a tensor; returns what holds its values once everything was read."""
+        if place.live is not None:
+            local, box = local_part(place.live, path)
+            self._live += [local, place.live]
+            self._fill(tag, stored, local.detach(), int(local.data_ptr()), box)
+            return place.live
+        like = place.like
+        key = json.dumps([stored.name, None if like is None else str(like.placements)])
+        if key not in self._fresh:
+            self._fresh[key] = self._add_fresh(tag, stored, like, path)
+        return self._fresh[key]
+
+    def _add_fresh(self, tag: Json, stored: StoredTensor, like: Any, path: Path) -> Any:
+        box = Box(stored.shape, None, stored.shape) if like is None else box_of(like, path)
+        local, address = empty(stored.dtype, box.shape, stored.is_array)
+        self._fill(tag, stored, local, address, box)
         if like is None:
             return local
         from torch.distributed.tensor import DTensor
@@ -77,7 +93,7 @@ class Reader:
         if like.device != local.device:
             # What is read comes into `local`, and only then goes there.
             placed = local.new_empty(local.shape, device=like.device)
-            later.append((placed, local))
+            self._later.append((placed, local))
         return DTensor.from_local(
             placed,
             like.device_mesh,
@@ -86,6 +102,32 @@ class Reader:
             shape=like.shape,
             stride=like.stride(),
         )
+
+    def _fill(self, tag: Json, stored: StoredTensor, local: Any, address: int, box: Box) -> None:
+        start = box.start or (0,) * len(box.whole)
+        for name, part_start, part_shape in _parts(tag, stored.name, start, box.shape):
+            into = local
+            if part_shape != box.shape:
+                into, address = empty(stored.dtype, part_shape, stored.is_array)
+                self._later.append((_cut(local, start, part_start, part_shape), into))
+            if into.nbytes:
+                region = stored_box(FORMS[stored.dtype].parts, part_start, part_shape)
+                # What is tied is one memory, and read once.
+                self._wanted[f"{name} {address}"] = (name, *region, address, int(into.nbytes))
+
+    def finish(self, checkpoint: _forebay.Checkpoint) -> None:
+        """Reads what was noted."""
+        try:
+            checkpoint.read(list(self._wanted.values()))
+            if self._later:
+                import torch
+
+                with torch.no_grad():
+                    for target, source in self._later:
+                        target.copy_(source)
+        finally:
+            for one in self._live:
+                sys.modules["torch"].autograd.graph.increment_version(one)
 
 
 def _parts(
@@ -111,81 +153,33 @@ def _cut(
     return whole[tuple(slice(low, low + side) for low, side in zip(lows, part_shape))]
 
 
-def templates(value: Any) -> Template:
-    """Where the tensors of an object are spread over ranks, as they are now.
-
-    An optimizer that has taken no step has no state yet: its parameters say how it will be laid out.
-    """
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(value, torch.optim.Optimizer):
-        parameters = [one for group in value.param_groups for one in group["params"]]
-
-        def of_optimizer(path: Path) -> Any:
-            # ("state", number of the parameter, name)
-            if len(path) == 3 and path[0] == "state" and isinstance(path[1], int):
-                if path[1] < len(parameters) and is_distributed(parameters[path[1]]):
-                    return parameters[path[1]]
-            return None
-
-        return of_optimizer
-    if not has_state(value):
-        return lambda path: None
-    state = value.state_dict()
-
-    def of_state(path: Path) -> Any:
-        found = state
-        for key in path:
-            if not isinstance(found, Mapping) or key not in found:
-                return None
-            found = found[key]
-        return found if is_distributed(found) else None
-
-    return of_state
-
-
-def compare(name: str, module: Any, restored: Any) -> list[str]:
-    """What keeps a module from taking a state, in words; nothing for what is no module."""
-    torch = sys.modules.get("torch")
-    if torch is None or not isinstance(module, torch.nn.Module) or not isinstance(restored, Mapping):
-        return []
-    here = module.state_dict()
-    differs = [f"  missing in the checkpoint: {name}.{key}" for key in here if key not in restored]
-    differs += [f"  not in the model: {name}.{key}" for key in restored if key not in here]
-    for key in here:
-        ours, theirs = here[key], restored.get(key)
-        if theirs is None:
-            continue
-        if is_tensor(ours) and is_tensor(theirs) and ours.shape != theirs.shape:
-            shapes = f"{list(theirs.shape)} in the checkpoint, {list(ours.shape)} in the model"
-            differs.append(f"  of another shape: {name}.{key} ({shapes})")
-    return differs
-
-
-def give_back(target: Any, value: Any, path: Path) -> Any:
+def give_back(target: Any, value: Any, path: Path, fit: Fit) -> Any:
     """Puts ``value`` where it came from, in place; returns what is to stand there now."""
     if has_state(target):
-        target.load_state_dict(value)
+        keys = fit.shared_keys(path)
+        if keys is None:
+            target.load_state_dict(value)
+        else:
+            shared = {key: one for key, one in value.items() if key in keys}
+            target.load_state_dict(shared, strict=False)
         return target
     if isinstance(target, dict) and isinstance(value, Mapping):
         for key in [key for key in target if key not in value]:
             del target[key]
         for key, one in value.items():
-            target[key] = give_back(target[key], one, (*path, key)) if key in target else one
+            target[key] = give_back(target[key], one, (*path, key), fit) if key in target else one
         return target
     if isinstance(target, list) and isinstance(value, list):
         target[:] = [
-            give_back(target[index], one, (*path, index)) if index < len(target) else one
+            give_back(target[index], one, (*path, index), fit) if index < len(target) else one
             for index, one in enumerate(value)
         ]
         return target
     if is_tensor(target) and is_tensor(value):
         import torch
 
-        if target.shape == value.shape and target.dtype == value.dtype:
+        if target is not value:
             with torch.no_grad():
-                return target.copy_(value)
-        raise InvalidError(
-            f"{show(path)} is {target.dtype} of {list(target.shape)} here, and {value.dtype} of "
-            f"{list(value.shape)} in the checkpoint"
-        )
+                target.copy_(value)
+        return target
     return value

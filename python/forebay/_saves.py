@@ -23,7 +23,7 @@ from ._errors import Error
 from ._feed import open_engine
 from ._group import Group
 from ._stored import VERSION
-from ._tensors import Leaf
+from ._tensors import Leaf, lend
 
 _POLL_FIRST_SECONDS = 0.002
 _POLL_LONGEST_SECONDS = 0.1
@@ -68,11 +68,7 @@ class Saves:
 
     def capture(self, step: int, leaves: Iterable[Leaf], metadata: dict[str, Any]) -> None:
         """Takes the state after so many steps; it may change when this returns."""
-        held, given = [], []
-        for leaf in leaves:
-            memory, address = leaf.stored()
-            held.append(memory)
-            given.append((*leaf.described(), address, leaf.bytes))
+        held, given = lend(leaves)
         with self._lock:
             try:
                 self._native.save(step, given, json.dumps({"version": VERSION, **metadata}))

@@ -10,6 +10,7 @@ A ``DTensor`` is stored as the part of it that lies on this rank.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -64,6 +65,10 @@ class Box(NamedTuple):
     shape: tuple[int, ...]
 
 
+#: A tensor as the engine takes it: name, type, shape, whole and start where it is a part, address, bytes.
+Given = tuple[str, str, list[int], tuple[list[int], list[int]] | None, int, int]
+
+
 @dataclass(frozen=True)
 class Leaf:
     """A tensor that is to be stored."""
@@ -101,6 +106,20 @@ class Leaf:
         whole, start, shape = self.box
         part = None if start is None else ([*whole, *more], [*start, *zero])
         return self.name, self.form.dtype, [*shape, *more], part
+
+
+def lend(leaves: Iterable[Leaf]) -> tuple[list[Any], list[Given]]:
+    """Memory that holds the values of tensors, and what the engine is told of them.
+
+    The second is of use for as long as the first is kept.
+    """
+    held: list[Any] = []
+    given: list[Given] = []
+    for leaf in leaves:
+        memory, address = leaf.stored()
+        held.append(memory)
+        given.append((*leaf.described(), address, leaf.bytes))
+    return held, given
 
 
 class Leaves:
@@ -220,22 +239,14 @@ def box_of(value: Any, path: Path) -> Box:
     return Box(whole, tuple(start), tuple(shape))
 
 
-def like(template: Any, whole: tuple[int, ...]) -> Any:
-    """The ``DTensor`` that a restored tensor is to be laid out as, if there is one."""
-    if template is None or not is_distributed(template) or tuple(template.shape) != whole:
-        return None
-    return template
-
-
-def empty(tag: Json, dtype: str, shape: tuple[int, ...]) -> tuple[Any, int]:
-    """Memory for a stored tensor of this form, as torch's or numpy's, and where it is."""
-    name = tag.get("dtype") or next(name for name, form in FORMS.items() if form.dtype == dtype)
-    if "$array" in tag:
-        array = np.empty(shape, np.dtype(name))
+def empty(dtype: str, shape: tuple[int, ...], is_array: bool) -> tuple[Any, int]:
+    """Memory for a stored tensor of a type, as torch's or numpy's, and where it is."""
+    if is_array:
+        array = np.empty(shape, np.dtype(dtype))
         return array, int(array.ctypes.data)
     import torch
 
-    tensor = torch.empty(shape, dtype=torch_dtype(name))
+    tensor = torch.empty(shape, dtype=torch_dtype(dtype))
     return tensor, int(tensor.data_ptr())
 
 
@@ -246,4 +257,4 @@ def stored_box(form_parts: int, start: tuple[int, ...], shape: tuple[int, ...]) 
     return [*start, 0], [*shape, form_parts]
 
 
-__all__ = ["FORMS", "Box", "Form", "Leaf", "Leaves", "box_of", "empty", "is_tensor", "like", "placed", "stored_box"]
+__all__ = ["FORMS", "Box", "Form", "Leaf", "Leaves", "box_of", "empty", "is_tensor", "lend", "placed", "stored_box"]

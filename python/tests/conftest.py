@@ -63,6 +63,25 @@ def open_feed(lake: Path, local: Path) -> Any:
         feed.close()
 
 
+@pytest.fixture
+def open_checkpointer(tmp_path: Path, local: Path) -> Any:
+    """Opens the checkpointer of run `run`, which saves only when it is told to."""
+    opened = []
+
+    def open_checkpointer(state: dict[str, Any], **options: Any) -> forebay.Checkpointer:
+        options.setdefault("interval", None)
+        (tmp_path / "checkpoints").mkdir(exist_ok=True)
+        checkpointer = forebay.Checkpointer(
+            tmp_path / "checkpoints", "run", state, local=local, **options
+        )
+        opened.append(checkpointer)
+        return checkpointer
+
+    yield open_checkpointer
+    for checkpointer in opened:
+        checkpointer.close()
+
+
 OpenFeed = Callable[..., forebay.Feed]
 
 
@@ -73,3 +92,11 @@ def ids_of(feed: forebay.Feed, steps: int) -> list[list[str]]:
         next(feed)
         found.append(feed.last_ids)
     return found
+
+
+def bits(tensor: Any) -> bytes:
+    """The bytes of a tensor, whatever its type."""
+    import torch
+
+    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    return bytes(flat.view(torch.uint8).numpy().tobytes()) if flat.numel() else b""

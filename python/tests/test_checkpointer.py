@@ -21,38 +21,13 @@ import torch
 from forebay._interval import Policy
 from forebay._overlap import Overlap
 
-from conftest import OpenFeed
+from conftest import OpenFeed, bits
 
 SCRIPT = Path(__file__).parent / "scripts" / "train_checkpointed.py"
 
 
-@pytest.fixture
-def open_checkpointer(tmp_path: Path, local: Path) -> Any:
-    """Opens the checkpointer of run `run`, which saves only when it is told to."""
-    opened = []
-
-    def open_checkpointer(state: dict[str, Any], **options: Any) -> forebay.Checkpointer:
-        options.setdefault("interval", None)
-        (tmp_path / "checkpoints").mkdir(exist_ok=True)
-        checkpointer = forebay.Checkpointer(
-            tmp_path / "checkpoints", "run", state, local=local, **options
-        )
-        opened.append(checkpointer)
-        return checkpointer
-
-    yield open_checkpointer
-    for checkpointer in opened:
-        checkpointer.close()
-
-
 def load(tmp_path: Path, local: Path, **options: Any) -> dict[str, Any]:
     return forebay.load_checkpoint(tmp_path / "checkpoints", "run", local=local, **options)
-
-
-def bits(tensor: torch.Tensor) -> bytes:
-    """The bytes of a tensor, whatever its type."""
-    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
-    return bytes(flat.view(torch.uint8).numpy().tobytes()) if flat.numel() else b""
 
 
 DTYPES = [

@@ -303,9 +303,10 @@ impl Checkpoint {
         let work = move || {
             let regions = wanted.iter().map(|(name, start, shape, address, bytes)| {
                 // SAFETY: the callers pass memory of tensors that they keep until the call returns,
-                // which is not before this ends: `_restore.py` made them and has shown them to nobody,
-                // `_dcp_reader.py` was given them to fill by the training thread, which waits. No two
-                // regions overlap: one is made for each, or `_Ranges` sees to it.
+                // which is not before this ends: they made them and have shown them to nobody, or they
+                // were given them to fill by the training thread, which waits. No two regions
+                // overlap: one is made for each, or `_Ranges` (`_dcp_reader.py`) or `Fit.settle`
+                // (`_fit.py`) sees to it.
                 let into = unsafe { memory_mut(*address, *bytes) };
                 Region { name, start: start.clone(), shape: shape.clone(), into }
             });

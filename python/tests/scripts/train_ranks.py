@@ -2,7 +2,8 @@
 
 Rank 0 appends the loss of each global step to a file. At each start every rank checks that its feed
 stands where the weights do, and that the weights are those of the checkpoint, however it is laid out
-over ranks. With `look` it takes one step and leaves, without a save.
+over ranks. With `look` it takes one step, goes back to the checkpoint, which it reads into the memory
+that it has, and leaves, without a save.
 """
 
 from __future__ import annotations
@@ -53,6 +54,26 @@ def digest(state: dict[Any, Any]) -> str:
     return sha256.hexdigest()
 
 
+def places(*objects: Any) -> list[int]:
+    """Where the parts of the tensors lie that this rank has of the states of modules and optimizers."""
+    found = []
+    for one in objects:
+        state = one.state_dict()
+        for held in state["state"].values() if "state" in state else [state]:
+            parts = [part.to_local() if isinstance(part, DTensor) else part for part in held.values()]
+            found += [part.data_ptr() for part in parts]
+    return found
+
+
+def check(folder: str, model: Any, optimizer: Any, step: int) -> None:
+    """Weights and moments are those of the checkpoint of this step."""
+    stored = forebay.load_checkpoint(
+        Path(folder, "lake"), "run", step=step, local=Path(folder, "local"), names=["model", "optimizer"]
+    )
+    assert digest(model.state_dict()) == digest(stored["model"])
+    assert digest(optimizer.state_dict()["state"]) == digest(stored["optimizer"]["state"])
+
+
 def main() -> None:
     kind, lake, folder, steps, mode = sys.argv[1:]
     distributed.init_process_group("gloo")
@@ -65,15 +86,13 @@ def main() -> None:
     checkpointer = forebay.Checkpointer(
         Path(folder, "lake"), run="run", state=state, interval=2, keep_last=2, local=local
     )
+    inner = getattr(model, "module", model)
+    before = places(inner)
     start = checkpointer.resume()
     assert feed.step == start, (feed.step, start)
+    assert places(inner) == before
     if start:
-        stored = forebay.load_checkpoint(
-            Path(folder, "lake"), "run", step=start, local=local, names=["model", "optimizer"]
-        )
-        inner = getattr(model, "module", model)
-        assert digest(inner.state_dict()) == digest(stored["model"])
-        assert digest(optimizer.state_dict()["state"]) == digest(stored["optimizer"]["state"])
+        check(folder, inner, optimizer, start)
     end = start + 1 if mode == "look" else int(steps)
     for step in range(start, end):
         tokens = next(feed)["tokens"][:, :65].long() % 256
@@ -88,6 +107,11 @@ def main() -> None:
                 file.write(f"{step} {mean.item().hex()}\n")
         if mode != "look":
             checkpointer.step(step, metrics={"loss": mean})
+    if mode == "look" and start:
+        before = places(inner, optimizer)
+        assert checkpointer.resume(start) == start == feed.step
+        assert places(inner, optimizer) == before
+        check(folder, inner, optimizer, start)
     checkpointer.wait()
     distributed.barrier()
     if rank == 0 and mode == "train":
