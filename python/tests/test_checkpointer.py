@@ -506,3 +506,43 @@ def test_a_conjugate_that_was_not_written_out_is_saved_as_what_it_means(
     assert checkpointer.step(0)
     checkpointer.wait()
     assert bits(load(tmp_path, local)["model"]["weight"]) == bits(model.weight)
+
+
+def test_a_run_is_asked_for_a_checkpoint_from_outside(open_checkpointer: Any, local: Path) -> None:
+    checkpointer = open_checkpointer({"model": torch.nn.Linear(4, 4)}, interval=None)
+    assert not checkpointer.step(0)
+    # What `forebay checkpoint now` leaves; docs/format/local-tier.md.
+    (local / "asks" / "run").touch()
+    assert checkpointer.step(1)
+    assert not checkpointer.step(2)
+    assert [report["step"] for report in checkpointer.wait()] == [2]
+
+
+def test_auto_reckons_with_the_failures_that_the_run_has_seen() -> None:
+    def seconds(mtbf: str | None, *began: float) -> float:
+        policy = Policy("auto", mtbf)
+        policy.learn_launches(list(began), 30_000.0)
+        policy.learn(10.0, 1.0)
+        return next(float(at) for at in range(5, 3600) if policy.is_due(0, at))
+
+    day, two_hours = seconds("24h"), seconds("2h")
+    assert seconds(None) == seconds(None, 0.0) == day
+    # 0, 15 600 and now, at 30 000: 15 000 seconds each.
+    assert seconds(None, 0.0, 15_600.0) == seconds("15000s") < day
+    assert seconds("2h", 0.0, 15_600.0) == two_hours
+
+
+def test_without_memory_for_a_copy_the_state_is_stored_all_the_same(
+    open_checkpointer: Any, local: Path
+) -> None:
+    model = torch.nn.Linear(300, 300)
+    optimizer = torch.optim.AdamW(model.parameters())
+    checkpointer = open_checkpointer({"model": model, "optimizer": optimizer}, interval=1, memory=0)
+    for step in range(3):
+        optimizer.zero_grad()
+        model(torch.ones(300)).sum().backward()
+        optimizer.step()
+        checkpointer.step(step)
+    checkpointer.close()
+    stored = forebay.load_checkpoint(local.parent / "checkpoints", "run", names=["model"])
+    assert torch.equal(stored["model"]["weight"], model.weight)

@@ -39,6 +39,10 @@ use crate::{
 
 /// Neighbouring tensors are read together up to this many bytes, and long ones in such pieces.
 const GROUP_BYTES: u64 = 8 << 20;
+/// From a disk, a tensor of so many bytes is read by itself, straight to where it is wanted: reading it
+/// with its neighbours would cost a copy, and saves a request that costs less.
+const ALONE_BYTES_MIN: u64 = 256 << 10;
+const NEAR_PIECE_BYTES: usize = 512 << 10;
 /// Requests in flight.
 const THREADS: usize = 4;
 
@@ -296,7 +300,8 @@ impl CommittedCheckpoint {
         }
         let near = near.into_inner().unwrap_or_else(PoisonError::into_inner);
         let lost = Mutex::new(Vec::new());
-        let jobs = self.jobs(wanted.iter().filter(|(file, _)| near.contains_key(file)));
+        let found = wanted.iter().filter(|(file, _)| near.contains_key(file));
+        let jobs = self.jobs(found, ALONE_BYTES_MIN);
         tiers.share(jobs, |job| {
             let source = &near[&job.file];
             if self.read_job(source, &job, regions).is_err() {
@@ -305,7 +310,9 @@ impl CommittedCheckpoint {
             Ok(())
         })?;
         let mut jobs = lost.into_inner().unwrap_or_else(PoisonError::into_inner);
-        jobs.extend(self.jobs(wanted.iter().filter(|(file, _)| !near.contains_key(file))));
+        let alone_bytes_min = if tiers.lake.is_remote() { u64::MAX } else { ALONE_BYTES_MIN };
+        let others = wanted.iter().filter(|(file, _)| !near.contains_key(file));
+        jobs.extend(self.jobs(others, alone_bytes_min));
         if jobs.is_empty() {
             return Ok(Tier::Local);
         }
@@ -330,8 +337,13 @@ impl CommittedCheckpoint {
         &self.ranks[file.rank as usize]
     }
 
-    /// Cuts what is wanted of each file into neighbours that are read as one.
-    fn jobs<'w>(&self, wanted: impl Iterator<Item = (&'w FileOf, &'w Wanted)>) -> Vec<Job<'w>> {
+    /// Cuts what is wanted of each file into neighbours that are read as one; tensors of so many bytes
+    /// have none.
+    fn jobs<'w>(
+        &self,
+        wanted: impl Iterator<Item = (&'w FileOf, &'w Wanted)>,
+        alone_bytes_min: u64,
+    ) -> Vec<Job<'w>> {
         let mut jobs: Vec<Job<'w>> = Vec::new();
         for (&file, entries) in wanted {
             let tensors = &self.record_of(file).tensors;
@@ -342,6 +354,8 @@ impl CommittedCheckpoint {
                     job.file == file
                         && end == tensor.offset
                         && job.bytes + tensor.bytes <= GROUP_BYTES
+                        && tensor.bytes < alone_bytes_min
+                        && tensors[job.entries[0].0].bytes < alone_bytes_min
                 };
                 match jobs.last_mut().filter(|job| fits(job)) {
                     Some(job) => {
@@ -498,6 +512,14 @@ impl Source<'_> {
         }
     }
 
+    /// What is read at once: from a disk what a processor's cache holds until it is digested.
+    fn piece_bytes(&self) -> usize {
+        match self {
+            Self::Lake(lake, _) if lake.is_remote() => GROUP_BYTES as usize,
+            _ => NEAR_PIECE_BYTES,
+        }
+    }
+
     fn bytes(&self) -> Result<u64, Error> {
         match self {
             Self::Local(file, key) => Ok(file.metadata().map_err(Error::file("read", key))?.len()),
@@ -544,8 +566,9 @@ pub(crate) fn check_header(source: &Source<'_>, record: &RankRecord) -> Result<(
 /// Reads a stored tensor whole, its digest while the bytes are in the processor's cache.
 fn read_tensor(source: &Source<'_>, entry: &TensorEntry, into: &mut [u8]) -> Result<(), Error> {
     let mut digest = DigestWriter::new();
-    let pieces = into.chunks_mut(GROUP_BYTES as usize);
-    for (offset, piece) in (entry.offset..).step_by(GROUP_BYTES as usize).zip(pieces) {
+    let piece_bytes = source.piece_bytes();
+    let pieces = into.chunks_mut(piece_bytes);
+    for (offset, piece) in (entry.offset..).step_by(piece_bytes).zip(pieces) {
         source.read(offset, piece)?;
         digest.update(piece);
     }

@@ -7,14 +7,14 @@ mod support;
 use std::{borrow::Cow, io, time::Duration};
 
 use forebay_checkpoint::{
-    CheckpointSettings, Checkpointer, Dtype, Part, Recovery, StateTensor, Tier, Which, export,
-    list, restore, show,
+    CheckpointSettings, Checkpointer, Dtype, Part, Recovery, StateTensor, Tier, Which, ask, export,
+    launches, list, restore, show,
 };
 use forebay_lake::Purpose;
 use forebay_local::LocalTier;
 use forebay_testing::{Fault, Request, TempTiers};
 use forebay_transfer::Transfer;
-use forebay_types::{ErrorKind, Position, Rank};
+use forebay_types::{ErrorKind, Name, Position, Rank};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -206,6 +206,47 @@ fn what_could_not_be_staged_is_in_memory_for_the_next_process() {
     assert_is(&checkpointer.restore(Which::Newest, Part::All).unwrap().unwrap(), 1);
     drop(checkpointer);
     roomy.clear().unwrap();
+}
+
+#[test]
+fn a_run_is_asked_for_a_checkpoint_from_outside() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let (lake, local, runtime) = (&tiers.lake, &tiers.local, &tiers.runtime);
+    local.ask(&run()).unwrap();
+    let transfer = tiers.transfer();
+    let mut checkpointer = open(&transfer, &keep_all()).unwrap();
+    assert!(!checkpointer.asked(), "whoever was asked is dead");
+    save(&mut checkpointer, 1).unwrap();
+    checkpointer.wait().unwrap();
+    let asking = {
+        let (lake, local, runtime) = (lake.clone(), local.clone(), runtime.clone());
+        let ask = move || ask(&lake, &local, &run(), Duration::from_secs(600), &runtime);
+        tiers.runtime.spawn("ask", ask)
+    };
+    until(runtime, || checkpointer.asked());
+    assert!(!checkpointer.asked(), "it is told once");
+    save(&mut checkpointer, 2).unwrap();
+    assert_eq!(asking.join().unwrap().unwrap(), Some(2));
+    let nobody = Name::new("nobody").unwrap();
+    assert_eq!(ask(lake, local, &nobody, Duration::ZERO, runtime).unwrap(), None);
+    assert!(!local.take_ask(&nobody).unwrap(), "it was taken back");
+    drop(checkpointer);
+    local.clear().unwrap();
+}
+
+#[test]
+fn the_launches_of_a_run_are_known() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    assert!(launches(&tiers.lake, &run()).unwrap().is_empty());
+    for step in 1..=3 {
+        let transfer = tiers.transfer();
+        let mut checkpointer = open(&transfer, &keep_all()).unwrap();
+        save(&mut checkpointer, step).unwrap();
+        checkpointer.wait().unwrap();
+    }
+    let launches = launches(&tiers.lake, &run()).unwrap();
+    assert_eq!(launches.len(), 3);
+    assert!(launches.is_sorted_by_key(|launch| launch.claimed_unix_ms));
 }
 
 #[test]

@@ -243,6 +243,11 @@ impl Store for Directory {
         }
     }
 
+    /// A network's file system keeps a directory open and reads ahead: it is asked like a disk.
+    fn is_remote(&self) -> bool {
+        false
+    }
+
     fn adopts(&self, directory: &Path) -> bool {
         let device = |path: &Path| fs::metadata(path).map(|found| found.dev());
         matches!((device(&self.shared.root), device(directory)), (Ok(ours), Ok(theirs)) if ours == theirs)

@@ -163,6 +163,12 @@ impl Lake {
         }
     }
 
+    /// Whether a request travels, so that a few large ones are better than many small ones.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        self.shared.store.is_remote()
+    }
+
     /// Whether [`Lake::adopt`] may do something with files of a directory.
     #[must_use]
     pub fn adopts(&self, directory: &Path) -> bool {

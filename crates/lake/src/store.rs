@@ -81,6 +81,11 @@ pub trait Store: Send + Sync + fmt::Debug {
         Ok(false)
     }
 
+    /// Whether a request travels, so that a few large ones are better than many small ones.
+    fn is_remote(&self) -> bool {
+        true
+    }
+
     /// Whether [`Store::adopt`] may do something with files of a directory.
     fn adopts(&self, directory: &Path) -> bool {
         let _ = directory;
