@@ -1,278 +1,217 @@
-"""Saves and restores one training state with Forebay and with what people use today, in turns.
+"""Saves and restores one training state with Forebay and with what people use today; prints Markdown tables.
 
-For each contestant, in milliseconds over the rounds (median):
-
-*pause*     how long the training thread stands still: in the call that saves, and before the optimizer's
-            step for what is still being copied
-*lost*      how much longer a save and the training step after it take than that step alone, which is
-            matrix products on one thread, and AdamW: the pause, and what the background takes away
-*node*      from the start of a save, with nothing beside it, until a copy is durable on this node
-*durable*   the same, until it cannot be lost: for Forebay a second copy, in the lake, and its commit
-*restore*   into a live model and optimizer; Forebay from the lake, every tensor verified
-
-Every save is of a state that changed. Beside them a copy of the same bytes on one thread into warm
-memory: the floor of a capture that is not overlapped. The page cache is warm; what is asynchronous is
-waited for before the next save. Needs torch, safetensors and forebay.
+Contestants take turns, round after round, each in a process of its own (child.py) that measures its limits first: every
+ratio is of two times of one process, and the median of the rounds is printed. What is restored must be what was saved,
+or the contestant has failed. README.md beside this file says what the columns mean and which command gives which table.
+Everything is written under `--work`, in a folder that the end of the run removes.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
+import signal
 import statistics
-import time
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import forebay
-import torch
-import torch.distributed.checkpoint as dcp
-from safetensors.torch import load_file, save_file
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+import table
+from contestants import CLASSES
+from table import Round
+
+HERE = Path(__file__).resolve().parent
+# No other contestant knows buckets.
+OURS = ("forebay", "forebay_at_once")
 
 
-def build(mebibytes: int) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-    """A model whose weights and moments take so much together, after one step."""
-    side = 1024
-    layers = max(1, (mebibytes << 20) // (3 * 4 * side * side))
-    model = torch.nn.Sequential(*(torch.nn.Linear(side, side, bias=False) for _ in range(layers)))
-    optimizer = torch.optim.AdamW(model.parameters())
-    for parameter in model.parameters():
-        parameter.grad = torch.full_like(parameter, 1e-3)
-    optimizer.step()
-    optimizer.zero_grad()
-    return model, optimizer
+class Bench:
+    """The folder, the settings and the processes of one run."""
+
+    def __init__(self, arguments: Any, folder: Path) -> None:
+        self.arguments, self.folder = arguments, folder
+        self.environment = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "TMPDIR": str(folder),
+            # DLRover's shared memory and sockets are named by it.
+            "TORCHELASTIC_RUN_ID": folder.name,
+        }
+
+    def act(self, act: str, name: str, saved: str | None = None) -> Round:
+        """Runs one act and returns its result, or {"error": …} or {"missing": …}."""
+        output = self.folder / f"{name}.json"
+        output.unlink(missing_ok=True)
+        command = [sys.executable, str(HERE / "child.py"), act, name, "--output", str(output)]
+        command += ["--folder", str(self.folder / name), "--mebibytes", str(self.arguments.mebibytes)]
+        command += ["--saved", saved] if saved else []
+        command += ["--lake", self.arguments.lake] if self.arguments.lake else []
+        log = self.folder / f"{name}.log"
+        with log.open("wb") as sink:
+            process = subprocess.Popen(
+                command, env=self.environment, stdout=sink, stderr=sink, start_new_session=True
+            )
+            try:
+                process.wait(self.arguments.timeout)
+            except subprocess.TimeoutExpired:
+                return {"error": f"no end after {self.arguments.timeout:.0f} s"}
+            finally:
+                end_group(process)
+                self.clear_shared()
+        if not output.exists():
+            tail = log.read_text(errors="replace").splitlines()[-1:]
+            return {"error": f"exit status {process.returncode} {' '.join(tail)[:200]}"}
+        return json.loads(output.read_text())
+
+    def pair(self, first: str, second: str, name: str) -> Round:
+        """An act that saves, and one of a process that starts again after it; then the saves are removed."""
+        say(f"{name}: {first}")
+        result = self.act(first, name)
+        if "saved" in result:
+            say(f"{name}: {second}")
+            result |= self.act(second, name, result["saved"])
+        self.clear(name)
+        return result
+
+    def single(self, act: str, name: str) -> Round:
+        say(f"{name}: {act}")
+        result = self.act(act, name)
+        self.clear(name)
+        return result
+
+    def clear_shared(self) -> None:
+        """Removes what outlives DLRover's processes, so that a restart is one."""
+        for folder in (Path("/dev/shm"), Path("/tmp/ckpt_sock")):
+            for path in folder.glob(f"{self.folder.name}*"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def clear(self, name: str) -> None:
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+        # The next contestant's times must not hold this one's writing.
+        os.sync()
 
 
-def sync(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+def end_group(process: subprocess.Popen) -> None:
+    """Ends what a contestant left running; it is all in the session that was started for it."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
 
 
-class TorchSave:
-    def __init__(self, folder: Path, model: Any, optimizer: Any) -> None:
-        self.folder, self.model, self.optimizer = folder, model, optimizer
-        self.file = folder / "state.pt"
-
-    def save(self) -> None:
-        torch.save({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, self.file)
-
-    def await_copy(self) -> None:
-        """Nothing is copied in the background."""
-
-    def settle(self) -> float | None:
-        """Waits until the save is on disk; says how many milliseconds after its capture it was on this
-        node, where that is another moment."""
-        sync(self.folder)
-        return None
-
-    def restore(self) -> None:
-        state = torch.load(self.file, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+def say(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
 
 
-class Safetensors(TorchSave):
-    """One file of flat names; the optimizer's numbers stay with the caller, as its users do."""
-
-    def flat(self) -> dict[str, torch.Tensor]:
-        moments = self.optimizer.state_dict()["state"]
-        flat = {f"model.{name}": one for name, one in self.model.state_dict().items()}
-        return flat | {f"{at}.{key}": one for at, held in moments.items() for key, one in held.items()}
-
-    def save(self) -> None:
-        save_file(self.flat(), self.folder / "state.safetensors")
-
-    def restore(self) -> None:
-        state = load_file(self.folder / "state.safetensors")
-        with torch.no_grad():
-            for name, one in self.flat().items():
-                one.copy_(state[name])
-
-
-class Distributed(TorchSave):
-    """torch.distributed.checkpoint in a process of one rank."""
-
-    def state(self) -> dict[str, Any]:
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def save(self) -> None:
-        dcp.save(self.state(), checkpoint_id=self.folder / "dcp", no_dist=True)
-
-    def restore(self) -> None:
-        state = self.state()
-        dcp.load(state, checkpoint_id=self.folder / "dcp", no_dist=True)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-
-
-class Asynchronous(Distributed):
-    """Its asynchronous saves, with memory for staging that is kept from save to save."""
-
-    def __init__(self, folder: Path, model: Any, optimizer: Any) -> None:
-        super().__init__(folder, model, optimizer)
-        self.stager = DefaultStager(StagingOptions(False, False, False, False))
-        self.future: Any = None
-
-    def save(self) -> None:
-        self.settle()
-        self.future = dcp.async_save(
-            self.state(), checkpoint_id=self.folder / "dcp", no_dist=True, async_stager=self.stager
-        )
-
-    def settle(self) -> float | None:
-        if self.future is not None:
-            self.future.result()
-            self.future = None
-        return super().settle()
-
-
-class Forebay:
-    """What users call: `step`, which overlaps, and everything durable when `settle` returns."""
-
-    overlap = True
-
-    def __init__(self, folder: Path, model: Any, optimizer: Any) -> None:
-        (folder / "lake").mkdir(parents=True)
-        self.taken = 0
-        self.checkpointer = forebay.Checkpointer(
-            folder / "lake", run="run", state={"model": model, "optimizer": optimizer},
-            local=folder / "local", interval=1, keep_last=1, overlap=self.overlap,
-        )  # fmt: skip
-
-    def save(self) -> None:
-        self.checkpointer.step(self.taken)
-        self.taken += 1
-
-    def await_copy(self) -> None:
-        self.checkpointer._overlap.settle()
-
-    def settle(self) -> float | None:
-        return 1e3 * self.checkpointer.wait()[-1]["stage_seconds"]
-
-    def restore(self) -> None:
-        self.checkpointer.resume()
-
-
-class NotOverlapped(Forebay):
-    overlap = False
-
-
-CONTESTANTS: dict[str, Callable[..., Any]] = {
-    "forebay": Forebay,
-    "forebay, overlap=False": NotOverlapped,
-    "torch.save": TorchSave,
-    "safetensors": Safetensors,
-    "torch.distributed.checkpoint": Distributed,
-    "the same, async_save": Asynchronous,
-}
-
-
-def timed(act: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    act()
-    return (time.perf_counter() - start) * 1e3
-
-
-class Training:
-    """A training step of about so many milliseconds of computing, and the optimizer's."""
-
-    def __init__(self, optimizer: Any, milliseconds: float) -> None:
-        self.optimizer = optimizer
-        self.inputs = torch.randn(1024, 1024)
-        self.products = max(1, round(milliseconds / timed(self.multiply)))
-
-    def multiply(self) -> None:
-        self.inputs @ self.inputs
-
-    def compute(self) -> None:
-        for _ in range(self.products):
-            self.multiply()
-
-    def step(self) -> None:
-        self.compute()
-        self.optimizer.step()
-
-
-def measure(one: Any, training: Training) -> dict[str, float]:
-    alone = timed(training.step)
-    start = time.perf_counter()
-    pause = timed(one.save)
-    training.compute()
-    pause += timed(one.await_copy)
-    training.optimizer.step()
-    lost = (time.perf_counter() - start) * 1e3 - alone
-    one.settle()
-    training.optimizer.step()
-    start = time.perf_counter()
-    call = timed(one.save)
-    staged = one.settle()
-    durable = (time.perf_counter() - start) * 1e3
-    return {
-        "pause": pause,
-        "lost": lost,
-        "node": durable if staged is None else call + staged,
-        "durable": durable,
-        "restore": timed(one.restore),
+def describe_limits(rounds: list[Round]) -> str:
+    """The medians of all processes that measured them."""
+    rounds = [one for one in rounds if "limits" in one]
+    if not rounds:
+        return ""
+    says = {
+        "copy": f"copy on {len(os.sched_getaffinity(0))} threads",
+        "copy_alone": "copy on one",
+        "disk_write": "direct write",
+        "disk_read": "direct read",
+        "cached_read": "cached read",
     }
+    words = []
+    for key, name in says.items():
+        found = [one for one in rounds if key in one["limits"]]
+        if found:
+            time = statistics.median(one["limits"][key] for one in found)
+            rate = statistics.median(one["bytes"] / one["limits"][key] for one in found)
+            words.append(f"{name} {time:.0f} ms ({rate / 1e6:.2f} GB/s)")
+    words.append(f"a training step {statistics.median(one['step'] for one in rounds):.0f} ms")
+    return f"Limits, medians of all processes: {', '.join(words)}.\n"
 
 
-COLUMNS = ("pause", "lost", "node", "durable", "restore")
+class Rounds:
+    """The results of each table, contestants in turns."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        self.tables: dict[str, dict[str, list[Round]]] = {}
+        self.missing: dict[str, str] = {}
+
+    def take(self, title: str, count: int, act: Callable[[str], Round]) -> dict[str, list[Round]]:
+        names = [name for name in self.names if name in OURS or title != "lake"]
+        found: dict[str, list[Round]] = {name: [] for name in names}
+        for _ in range(count):
+            for name in names:
+                if name in self.missing:
+                    continue
+                result = act(name)
+                if "missing" in result:
+                    self.missing[name] = result["missing"]
+                else:
+                    found[name].append(result)
+        self.tables[title] = found
+        return found
+
+    def describe(self) -> str:
+        """The versions of those that took part, and the reasons of those that did not."""
+        rounds = [(name, one) for found in self.tables.values() for name, each in found.items() for one in each]
+        said = {name: one["versions"] for name, one in rounds if "versions" in one}
+        lines = [
+            f"- {name}: {', '.join(f'{package} {version}' for package, version in versions.items())}"
+            for name, versions in said.items()
+        ]
+        lines += [f"- {name}: not installed ({reason})" for name, reason in self.missing.items()]
+        return "\n".join(lines)
+
+
+def run(bench: Bench) -> None:
+    arguments = bench.arguments
+    print(f"{arguments.mebibytes} MiB, {arguments.rounds} rounds, {os.cpu_count()} cores\n", flush=True)
+    rounds = Rounds(arguments.contestants)
+
+    def show(title: str, columns: dict[str, table.Column], found: dict[str, list[Round]]) -> None:
+        print(table.render(title, columns, found), flush=True)
+
+    if "times" in arguments.tables:
+        found = rounds.take("times", arguments.rounds, lambda name: bench.pair("times", "restart", name))
+        print(describe_limits([one for results in found.values() for one in results]))
+        show("Saves", table.SAVES, found)
+        show("Restores", table.RESTORES, found)
+    if "memory" in arguments.tables:
+        found = rounds.take("memory", 1, lambda name: bench.pair("saving", "restoring", name))
+        show("Memory beside the state", table.MEMORY, found)
+    if "changed" in arguments.tables:
+        found = rounds.take("changed", 1, lambda name: bench.single("changed", name))
+        show("A second save, one layer in a hundred changed", table.CHANGED, found)
+    if "lake" in arguments.tables:
+        found = rounds.take("lake", arguments.rounds, lambda name: bench.single("lake", name))
+        show(f"Saves to {arguments.lake}", table.LAKE, found)
+    print(rounds.describe())
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rounds.tables, indent=1) + "\n")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="directory for data")
-    parser.add_argument("--mebibytes", type=int, default=768)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True, help="directory for data, on the disk to be measured")
+    parser.add_argument("--mebibytes", type=int, default=1536, help="weights and moments together")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--contestants", nargs="+", choices=CLASSES, default=list(CLASSES))
+    parser.add_argument("--tables", nargs="+", choices=("times", "memory", "changed", "lake"))
+    parser.add_argument("--lake", help="s3://bucket/prefix for the table `lake`")
+    parser.add_argument("--timeout", type=float, default=600.0, help="seconds a process may take")
+    parser.add_argument("--json", type=Path, help="write every round's figures here")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    model, optimizer = build(arguments.mebibytes)
-    for parameter in model.parameters():
-        parameter.grad = torch.full_like(parameter, 1e-3)
-    tensors = [one for state in optimizer.state.values() for one in state.values()]
-    tensors += list(model.parameters())
-    total = sum(one.nbytes for one in tensors)
-    copies = [torch.empty_like(one) for one in tensors]
-
-    def copy() -> None:
-        with torch.no_grad():
-            for into, one in zip(copies, tensors):
-                into.copy_(one)
-
-    copy()
-    floor = timed(copy)
-    training = Training(optimizer, 4 * floor)
-    opened = {}
-    for name, make in CONTESTANTS.items():
-        folder = arguments.work / name
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        opened[name] = make(folder, model, optimizer)
-    first = {}
-    for name, one in opened.items():
-        first[name] = measure(one, training)["pause"]
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in opened}
-    floors = []
-    for _ in range(arguments.rounds):
-        floors.append(timed(copy))
-        for name, one in opened.items():
-            found[name].append(measure(one, training))
-    floor = statistics.median(floors)
-    print(f"{total / 2**20:.0f} MiB, {arguments.rounds} rounds, {os.cpu_count()} cores")
-    print(f"copy on one thread: {floor:.0f} ms; a training step: {timed(training.step):.0f} ms\n")
-    print(f"| contestant | first pause | of the copy | {' | '.join(COLUMNS)} |")
-    print("|---" * (3 + len(COLUMNS)) + "|")
-    for name, times in found.items():
-        medians = {key: statistics.median(one[key] for one in times) for key in COLUMNS}
-        row = [f"{medians[key]:.0f} ms" for key in COLUMNS]
-        print(f"| {name} | {first[name]:.0f} ms | {medians['pause'] / floor:.2f} | {' | '.join(row)} |")
-    for name in opened:
-        shutil.rmtree(arguments.work / name, ignore_errors=True)
+    arguments.tables = arguments.tables or (["lake"] if arguments.lake else ["times", "memory", "changed"])
+    if ("lake" in arguments.tables) != bool(arguments.lake):
+        parser.error("the table `lake` and --lake s3://… belong together")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="checkpoints-", dir=arguments.work.resolve()) as folder:
+        run(Bench(arguments, Path(folder)))
 
 
-main()
+if __name__ == "__main__":
+    main()
