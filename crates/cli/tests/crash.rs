@@ -1,7 +1,7 @@
 //! A run that was killed anywhere is, when it ends, the run that was never killed.
 //!
 //! The trainer dies by SIGKILL at each place where a crash leaves something of its own kind: in
-//! capture, with half a staged file, sealed but not drained, half uploaded, before and after the
+//! capture, just captured, with half a staged file, sealed but not drained, half uploaded, before and after the
 //! commit. Then it is started again, and every loss and every byte of its state is compared.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
@@ -13,8 +13,9 @@ use std::collections::BTreeMap;
 
 use support::Bench;
 
-const POINTS: [&str; 6] = [
+const POINTS: [&str; 7] = [
     "checkpoint.capture",
+    "checkpoint.captured",
     "checkpoint.stage",
     "checkpoint.sealed",
     "checkpoint.drain",

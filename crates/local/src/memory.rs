@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! /dev/shm/forebay-<user>-<digest of the tier's directory>/
+//!   .tier               a link to the directory
 //!   .memory-<nonce>     in use by a process
 //!   <key, `:` for `/`>  what is to be kept when its process dies
 //! ```
@@ -20,7 +21,8 @@
 //!
 //! # After a crash
 //! Memory without a name whose owner is dead is removed when the tier is next opened. With a name it
-//! stays until somebody takes it over, or the machine is started again.
+//! stays until somebody takes it over, or the machine is started again. When the directory was removed
+//! by hand, nobody can take it over: any tier that is opened a day later removes it.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -29,6 +31,7 @@ use std::{
     ops::{Deref, DerefMut, Range},
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use forebay_types::{Digest, Key};
@@ -38,6 +41,12 @@ use crate::{Error, LocalTier, files, tier::is_hidden};
 
 /// Where Linux has files that are memory.
 const ROOT: &str = "/dev/shm";
+const PREFIX: &str = "forebay";
+const IN_USE: &str = ".memory-";
+/// Says in a folder of memory which directory it belongs to.
+const TIER: &str = ".tier";
+/// How long memory of a directory that is gone stays: the directory may come back.
+const ORPHAN_AGE: Duration = Duration::from_secs(24 * 3600);
 /// Touched to have a page where the system cannot be asked for many at once.
 const PAGE_BYTES: usize = 4096;
 
@@ -56,8 +65,7 @@ impl LocalTier {
     #[must_use]
     pub fn memory_folder(&self) -> PathBuf {
         let directory = Digest::of(self.directory().as_os_str().as_encoded_bytes()).to_string();
-        let user = rustix::process::geteuid().as_raw();
-        Path::new(ROOT).join(format!("forebay-{user}-{}", &directory[..16]))
+        Path::new(ROOT).join(format!("{}{}", prefix(), &directory[..16]))
     }
 
     /// Takes `bytes` of the node's memory. Its pages come when they are touched, or by
@@ -70,8 +78,8 @@ impl LocalTier {
         let _lock = self.lock_space()?;
         let folder = self.memory_folder();
         let unusable = |source| Error::Memory { bytes: bytes as u64, source };
-        private(&folder).map_err(unusable)?;
-        let path = folder.join(format!(".memory-{}", self.runtime().nonce()));
+        self.make_memory_folder(&folder).map_err(unusable)?;
+        let path = folder.join(format!("{IN_USE}{}", self.runtime().nonce()));
         let make = || {
             let mut options = OpenOptions::new();
             options.read(true).write(true).create_new(true).mode(0o600);
@@ -87,6 +95,14 @@ impl LocalTier {
                 files::remove(&path)?;
                 Err(unusable(error))
             }
+        }
+    }
+
+    fn make_memory_folder(&self, folder: &Path) -> io::Result<()> {
+        private(folder)?;
+        match std::os::unix::fs::symlink(self.directory(), folder.join(TIER)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
         }
     }
 
@@ -134,19 +150,40 @@ impl LocalTier {
 
     /// Removes memory without a name whose owner is dead. The space lock is held.
     pub(crate) fn recover_memory(&self) -> Result<(), Error> {
-        let folder = self.memory_folder();
         for path in self.memory_files()?.iter().filter(|path| is_hidden(path)) {
             if !files::is_locked(path) {
                 files::remove(path)?;
             }
         }
-        forget(&folder);
+        forget(&self.memory_folder());
+        self.remove_orphans();
         Ok(())
     }
 
     /// The files of memory, named or not.
     pub(crate) fn memory_files(&self) -> Result<Vec<PathBuf>, Error> {
-        files::entries(&self.memory_folder())
+        let mut files = files::entries(&self.memory_folder())?;
+        files.retain(|path| !path.ends_with(TIER));
+        Ok(files)
+    }
+
+    /// Removes what was kept for directories that are gone. What cannot be removed costs memory alone.
+    fn remove_orphans(&self) {
+        let folders = files::entries(Path::new(ROOT)).unwrap_or_default();
+        let ours = |path: &&PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| name.starts_with(&prefix())) && is_private(path).is_ok()
+        };
+        let now = Duration::from_millis(self.runtime().now().unix_ms());
+        for folder in folders.iter().filter(ours) {
+            let files = files::entries(folder).unwrap_or_default();
+            let is_gone = fs::read_link(folder.join(TIER)).is_ok_and(|tier| {
+                matches!(tier.try_exists(), Ok(false)) && age(folder, now) > ORPHAN_AGE
+            });
+            if is_gone && !files.iter().any(|path| files::is_locked(path)) {
+                let _stays = fs::remove_dir_all(folder);
+            }
+        }
     }
 }
 
@@ -211,7 +248,7 @@ impl NodeMemory {
         if !self.is_named {
             return Ok(());
         }
-        self.rename(&format!(".memory-{}", self.tier.runtime().nonce()), false)
+        self.rename(&format!("{IN_USE}{}", self.tier.runtime().nonce()), false)
     }
 
     fn rename(&mut self, name: &str, is_named: bool) -> Result<(), Error> {
@@ -294,9 +331,28 @@ fn require_room(folder: &Path, bytes: usize) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::StorageFull, words))
 }
 
-/// Removes the folder if nothing is in it.
+/// Removes the folder if no memory is in it.
 fn forget(folder: &Path) {
-    let _holds_something = fs::remove_dir(folder);
+    let Ok(tier) = fs::read_link(folder.join(TIER)) else { return };
+    if files::entries(folder).is_ok_and(|found| found.len() == 1) {
+        let _gone = fs::remove_file(folder.join(TIER));
+        if fs::remove_dir(folder).is_err() {
+            // Another process has just taken memory.
+            let _there = std::os::unix::fs::symlink(tier, folder.join(TIER));
+        }
+    }
+}
+
+/// What the names of this user's folders begin with.
+fn prefix() -> String {
+    format!("{PREFIX}-{}-", rustix::process::geteuid().as_raw())
+}
+
+/// How long ago a name in a folder last appeared or went.
+fn age(folder: &Path, now: Duration) -> Duration {
+    let changed = fs::metadata(folder).and_then(|found| found.modified()).ok();
+    let changed = changed.and_then(|changed| changed.duration_since(UNIX_EPOCH).ok());
+    changed.map_or(Duration::ZERO, |changed| now.saturating_sub(changed))
 }
 
 fn file_name(name: &Key) -> String {

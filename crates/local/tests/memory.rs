@@ -101,9 +101,8 @@ fn memory_without_a_name_goes_with_its_owner() {
     let count =
         |tier: &LocalTier| std::fs::read_dir(tier.memory_folder()).map_or(0, Iterator::count);
     let tier = open(folder.path());
-    assert_eq!(count(&tier), 1, "the torn one is gone, the whole one is not");
+    assert_eq!(count(&tier), 2, "the link and the whole one: the torn one is gone");
     tier.take_memory(&key("runs/a/whole")).unwrap().unwrap().unkeep().unwrap();
-    assert_eq!(count(&tier), 0);
     assert!(!tier.memory_folder().exists());
 }
 
@@ -135,4 +134,28 @@ fn more_than_the_node_has_is_refused_and_leaves_nothing() {
     assert!(memory.len() == 5000 && memory.iter().all(|&byte| byte == 3));
     drop(memory);
     tiers.local.clear().unwrap();
+}
+
+#[test]
+fn what_was_kept_for_a_directory_that_is_gone_goes_a_day_later() {
+    let keep = || {
+        let folder = tempfile::tempdir().unwrap();
+        let tier = open(folder.path());
+        let mut memory = tier.memory(5000).unwrap();
+        memory.keep(&key("a")).unwrap();
+        (folder, tier.memory_folder())
+    };
+    let (gone, here) = (keep(), keep());
+    let long_ago = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+    for (_, folder) in [&gone, &here] {
+        std::fs::File::open(folder).unwrap().set_modified(long_ago).unwrap();
+    }
+    let young = keep();
+    drop((gone.0, young.0));
+    let other = tempfile::tempdir().unwrap();
+    open(other.path());
+    assert!(!gone.1.exists(), "nobody can take it over");
+    assert!(here.1.exists() && young.1.exists(), "somebody may");
+    open(here.0.path()).take_memory(&key("a")).unwrap().unwrap().unkeep().unwrap();
+    std::fs::remove_dir_all(young.1).unwrap();
 }

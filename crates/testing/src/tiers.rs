@@ -14,7 +14,7 @@ use crate::FaultStore;
 
 /// A directory lake that can fail and a local tier, both removed with this value.
 pub struct TempTiers {
-    folder: tempfile::TempDir,
+    folder: Folder,
     budget_bytes: u64,
     /// The clock and threads of both.
     pub runtime: Runtime,
@@ -24,6 +24,18 @@ pub struct TempTiers {
     pub lake: Lake,
     /// The local tier.
     pub local: LocalTier,
+}
+
+/// What goes with the tiers: their directory, and what was kept in memory for the local one.
+struct Folder {
+    directory: tempfile::TempDir,
+    memory: PathBuf,
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _nothing_kept = std::fs::remove_dir_all(&self.memory);
+    }
 }
 
 impl TempTiers {
@@ -39,6 +51,7 @@ impl TempTiers {
         let store = Arc::new(FaultStore::new(Arc::new(directory)));
         let lake = Lake::new(store.clone(), &runtime);
         let local = LocalTier::open(&folder.path().join("local"), budget_bytes, &runtime).unwrap();
+        let folder = Folder { directory: folder, memory: local.memory_folder() };
         Self { folder, budget_bytes, runtime, store, lake, local }
     }
 
@@ -67,7 +80,7 @@ impl TempTiers {
     /// The directory of both.
     #[must_use]
     pub fn path(&self) -> &Path {
-        self.folder.path()
+        self.folder.directory.path()
     }
 
     /// The lake's directory.
