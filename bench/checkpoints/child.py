@@ -56,6 +56,8 @@ def times(session: Session) -> dict[str, Any]:
     limits = Limits(state.tensors(), session.folder).measure()
     training = Training(state.optimizer, COMPUTE_COPIES * limits["copy_alone"])
     one = session.open(state)
+    # What makes itself ready beside training may do so.
+    training.step()
     first = timed(one.save) + training.step()
     one.settle()
     state.optimizer.step()

@@ -21,6 +21,7 @@ from typing import Any
 CLASSES = {
     "forebay": ("forebay", "Overlapped"),
     "forebay_at_once": ("forebay", "AtOnce"),
+    "forebay_streamed": ("forebay", "Streamed"),
     "torch_save": ("torch_save", "TorchSave"),
     "safetensors": ("safetensors", "Safetensors"),
     "dcp": ("distributed", "Distributed"),

@@ -15,6 +15,7 @@ class Overlapped:
     LABEL = "forebay"
     PACKAGES = ("torch",)
     overlap = True
+    memory: int | None = None
 
     def __init__(self, folder: Path, model: Any, optimizer: Any, lake: str | None = None) -> None:
         self.folder = folder
@@ -23,7 +24,7 @@ class Overlapped:
         self.taken = 0
         self.checkpointer = forebay.Checkpointer(
             lake or self.saved, run=RUN, state={"model": model, "optimizer": optimizer},
-            local=folder / "local", interval=1, keep_last=1, overlap=self.overlap,
+            local=folder / "local", interval=1, keep_last=1, overlap=self.overlap, memory=self.memory,
         )  # fmt: skip
 
     @property
@@ -47,3 +48,8 @@ class Overlapped:
 class AtOnce(Overlapped):
     LABEL = "forebay, `overlap=False`"
     overlap = False
+
+
+class Streamed(Overlapped):
+    LABEL = "forebay, `memory=0`"
+    memory = 0
