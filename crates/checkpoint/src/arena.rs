@@ -65,6 +65,8 @@ impl Arena {
             return Err(Error::Memory { bytes: bytes as u64, available: most });
         }
         let bytes = bytes.next_multiple_of(PAGE_BYTES);
+        // Ranks that start together would each find the same memory left.
+        let _lock = site.local().lock_memory()?;
         if self.reserve_of_node(bytes, site).is_err() {
             // There is never more than one arena.
             (self.memory, self.image_bytes) = (Memory::None, 0);
@@ -161,6 +163,11 @@ impl Arena {
     /// The file's bytes.
     pub(crate) fn image(&self) -> &[u8] {
         &self.bytes()[..self.image_bytes]
+    }
+
+    /// Whether it holds what is to outlive this process.
+    pub(crate) const fn is_kept(&self) -> bool {
+        matches!(&self.memory, Memory::Node(memory) if memory.is_kept())
     }
 
     /// Writes down what the image is, and has it outlive this process under a name.

@@ -329,8 +329,10 @@ fn stage_all(
         let mut captured = match job {
             Job::Stage(captured) => captured,
             Job::Ready(mut arena, bytes) => {
-                // The save that finds it wanting tells what is to be told.
-                let _ready = arena.reserve(bytes, site);
+                // What it holds ends where it ends. The save that finds it wanting tells what is to be told.
+                if !arena.is_kept() {
+                    let _ready = arena.reserve(bytes, site);
+                }
                 let _sent = arenas.send(arena);
                 continue;
             }

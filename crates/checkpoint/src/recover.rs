@@ -68,63 +68,89 @@ impl fmt::Display for Recovered {
     }
 }
 
-/// Drains, commits or removes everything staged for this rank; also returns the newest save that
-/// is committed, whose files stay staged to be restored from.
+/// Drains, commits or removes everything that dead processes left for this rank; also returns the newest
+/// save that is committed, whose files stay staged to be restored from, and memory to be used again.
 pub(crate) fn recover(site: &Site) -> Result<(Vec<Recovered>, Option<Sealed>, Arena), Error> {
-    let (damaged, arena) = stage_captured(site)?;
     let mut names: BTreeSet<Key> = staged_names(site)?;
-    let seals: Vec<Key> = names.iter().filter(|name| is_seal(name)).cloned().collect();
-    let (mut recovered, mut kept) = (damaged, None);
-    for name in seals {
-        let step = checkpoint::step_of(&site.run, &name).unwrap_or_default();
-        let outcome = match read_seal(site, &name)? {
+    let seals: BTreeSet<Key> = names.iter().filter(|name| is_seal(name)).cloned().collect();
+    let (mut recovered, mut kept) = (Vec::new(), None);
+    for name in &seals {
+        let outcome = match read_seal(site, name)? {
             Ok(sealed) => {
                 names.remove(&sealed.names().file);
                 finish(site, sealed, &mut kept)?
             }
             Err(what) => {
-                site.local().release(&name)?;
+                site.local().release(name)?;
                 Recovery::Damaged(what)
             }
         };
-        names.remove(&name);
-        recovered.push(Recovered { name: name.to_string(), step, outcome });
+        names.remove(name);
+        recovered.push(said(site, name, outcome));
     }
     for name in names {
-        let step = checkpoint::step_of(&site.run, &name).unwrap_or_default();
         site.local().release(&name)?;
-        recovered.push(Recovered { name: name.to_string(), step, outcome: Recovery::Unsealed });
+        recovered.push(said(site, &name, Recovery::Unsealed));
     }
+    let arena = recover_captured(site, &seals, &mut recovered, &mut kept)?;
     Ok((recovered, kept, arena))
 }
 
-/// Stages what dead processes captured; returns what of it is damaged, and memory to be used again.
-fn stage_captured(site: &Site) -> Result<(Vec<Recovered>, Arena), Error> {
-    let (mut damaged, mut arena) = (Vec::new(), Arena::default());
+fn said(site: &Site, name: &Key, outcome: Recovery) -> Recovered {
+    let step = checkpoint::step_of(&site.run, name).unwrap_or_default();
+    Recovered { name: name.to_string(), step, outcome }
+}
+
+/// Stages, drains and commits what was captured and not sealed. What it was interrupted in is gone by
+/// now, so there is the room that it had.
+fn recover_captured(
+    site: &Site,
+    sealed: &BTreeSet<Key>,
+    recovered: &mut Vec<Recovered>,
+    kept: &mut Option<Sealed>,
+) -> Result<Arena, Error> {
+    let mut arena = Arena::default();
     for name in site.local().kept_memory()?.into_iter().filter(|name| is_ours(site, name)) {
-        // Of another run, or of a process that lives and will see to it.
+        // Of a process that lives, and will see to it.
         let Some(mut memory) = site.local().take_memory(&name)? else { continue };
-        match read_kept(&memory, &name) {
-            Ok((record, plan)) => {
-                let captured = Captured::take_over(memory, record, plan);
-                let seal = StagedNames::of_capture(&captured.facts).record;
-                if site.local().staged_file(&seal).is_err() {
-                    stage(site, &captured, &Base::default(), false)?;
-                }
-                arena = captured.into_arena();
-                arena.unkeep()?;
-            }
+        let (record, plan) = match read_kept(&memory, &name) {
+            Ok(read) => read,
             // A newer Forebay captured it, and will stage it.
             Err(error) if error.kind() == ErrorKind::NewerFormat => return Err(error),
             Err(error) => {
                 memory.unkeep()?;
-                let step = checkpoint::step_of(&site.run, &name).unwrap_or_default();
-                let (name, outcome) = (name.to_string(), Recovery::Damaged(error.to_string()));
-                damaged.push(Recovered { name, step, outcome });
+                recovered.push(said(site, &name, Recovery::Damaged(error.to_string())));
+                continue;
             }
+        };
+        let captured = Captured::take_over(memory, record, plan);
+        let seal = StagedNames::of_capture(&captured.facts).record;
+        if !sealed.contains(&seal) {
+            let staged = stage_in_room(site, &captured, kept)?;
+            let outcome = finish(site, staged, kept)?;
+            recovered.push(said(site, &seal, outcome));
+        }
+        arena = captured.into_arena();
+        arena.unkeep()?;
+    }
+    Ok(arena)
+}
+
+/// Stages a save, if need be in the room of one that is committed.
+fn stage_in_room(
+    site: &Site,
+    captured: &Captured<'_>,
+    kept: &mut Option<Sealed>,
+) -> Result<Sealed, Error> {
+    loop {
+        match stage(site, captured, &Base::default(), false) {
+            Err(error) if error.kind() == ErrorKind::Full => match kept.take() {
+                Some(committed) => committed.release(site)?,
+                None => return Err(error),
+            },
+            outcome => return outcome.map(|(sealed, _)| sealed),
         }
     }
-    Ok((damaged, arena))
 }
 
 fn is_seal(name: &Key) -> bool {

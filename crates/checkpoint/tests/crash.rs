@@ -17,15 +17,23 @@ use forebay_local::LocalTier;
 use forebay_runtime::Runtime;
 use forebay_transfer::Transfer;
 
-use support::{assert_is, keep_all, objects, open, run, save};
+use support::{assert_is, keep_all, objects, open, run, save, until};
 
 const DIRECTORY: &str = "FOREBAY_TEST_DIRECTORY";
 const STEPS: [u64; 3] = [10, 20, 30];
 
+const ROOM_FOR_ONE: &str = "FOREBAY_TEST_ROOM_FOR_ONE";
+/// Of a save of 8.4 KiB, its record and a bit, but not of two.
+const ONE_BYTES: u64 = 16_000;
+
 fn tiers(directory: &Path) -> Transfer {
+    tiers_with(directory, 1 << 20)
+}
+
+fn tiers_with(directory: &Path, budget_bytes: u64) -> Transfer {
     let runtime = Runtime::system();
     let lake = Lake::open(directory.join("lake").to_str().unwrap(), &runtime).unwrap();
-    let local = LocalTier::open(&directory.join("local"), 1 << 20, &runtime).unwrap();
+    let local = LocalTier::open(&directory.join("local"), budget_bytes, &runtime).unwrap();
     Transfer::new(&lake, &local, &runtime)
 }
 
@@ -33,7 +41,8 @@ fn tiers(directory: &Path) -> Transfer {
 #[test]
 fn trainer() {
     let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else { return };
-    let transfer = tiers(&directory);
+    let room_for_one = std::env::var_os(ROOM_FOR_ONE).is_some();
+    let transfer = tiers_with(&directory, if room_for_one { ONE_BYTES } else { 1 << 20 });
     let mut checkpointer = open(&transfer, &keep_all()).unwrap();
     let restored = checkpointer.restore(Which::Newest, Part::All).unwrap();
     let from = restored.map_or(0, |restored| {
@@ -43,7 +52,11 @@ fn trainer() {
     for step in STEPS.into_iter().filter(|&step| step > from) {
         save(&mut checkpointer, step).unwrap();
         // One save at a time, so that the second to pass a point is the one of step 20.
-        checkpointer.wait().unwrap();
+        match room_for_one {
+            // What is committed stays staged.
+            true => until(transfer.runtime(), || !checkpointer.finished().is_empty()),
+            false => drop(checkpointer.wait().unwrap()),
+        }
     }
 }
 
@@ -111,6 +124,23 @@ fn killed_while_capturing() {
 #[test]
 fn killed_when_captured() {
     crash_at("checkpoint.captured", &[10], &[10, 20]);
+}
+
+/// The room that is left is taken by a save that is committed, and kept to be restored from.
+#[test]
+fn killed_when_captured_with_room_for_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "trainer"]).env(DIRECTORY, folder.path()).env(ROOM_FOR_ONE, "1");
+    let output = command.env("FOREBAY_CRASH_AT", "checkpoint.captured:2").output().unwrap();
+    assert_eq!(output.status.signal(), Some(9), "{}", String::from_utf8_lossy(&output.stdout));
+    let transfer = tiers_with(folder.path(), ONE_BYTES);
+    assert_eq!(transfer.local().staged().unwrap().len(), 2, "that of step 10, and its seal");
+    assert_committed(&transfer, &[10], "captured");
+    let checkpointer = open(&transfer, &keep_all()).unwrap();
+    assert_committed(&transfer, &[10, 20], "captured");
+    drop(checkpointer);
+    transfer.local().clear().unwrap();
 }
 
 #[test]

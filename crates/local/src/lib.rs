@@ -9,6 +9,7 @@
 //!   scratch/<name>-<nonce>/      working space of one process
 //!   asks/<name>                  what a process of this node is asked for
 //!   locks/<00..ff>               one download of an object per node
+//!   locks/memory                 held while memory of the node is taken
 //!   locks/space                  held while what is taken changes
 //!   locks/ledger                 what is taken
 //! ```
@@ -42,7 +43,7 @@ pub use cache::CachedFile;
 pub use clear::Cleared;
 pub use error::Error;
 pub use landing::{Landing, LandingFile, LandingLock, Spool, Spooled};
-pub use memory::NodeMemory;
+pub use memory::{MemoryLock, NodeMemory};
 pub use scratch::Scratch;
 pub use space::Usage;
 pub use staging::{Staged, StagedWriter};

@@ -60,6 +60,12 @@ pub struct NodeMemory {
     is_named: bool,
 }
 
+/// Proof that no other process of the tier is taking memory. Dies with its process.
+#[derive(Debug)]
+pub struct MemoryLock {
+    _lock: files::Lock,
+}
+
 impl LocalTier {
     /// Its folder in the node's memory: one for each user and directory. It is there while memory is.
     #[must_use]
@@ -96,6 +102,14 @@ impl LocalTier {
                 Err(unusable(error))
             }
         }
+    }
+
+    /// Whoever takes memory holds this until it has its pages, so that the next one sees how much is left.
+    ///
+    /// # Errors
+    /// When the tier cannot be written.
+    pub fn lock_memory(&self) -> Result<MemoryLock, Error> {
+        Ok(MemoryLock { _lock: files::lock(&self.folder("locks"), "memory")? })
     }
 
     fn make_memory_folder(&self, folder: &Path) -> io::Result<()> {
@@ -238,6 +252,12 @@ impl NodeMemory {
     /// When it cannot be named.
     pub fn keep(&mut self, name: &Key) -> Result<(), Error> {
         self.rename(&file_name(name), true)
+    }
+
+    /// Whether it has a name.
+    #[must_use]
+    pub const fn is_kept(&self) -> bool {
+        self.is_named
     }
 
     /// Takes the name away: when this process dies now, what it holds goes with it.
