@@ -257,6 +257,8 @@ fn waiting_is_measured_and_named() {
     let published = publish(&tiers.lake, ROWS, 100);
     // With more threads, two may miss the same shard at once; one of them downloads it.
     let settings = FeedSettings { prefetch_threads: 0, threads: 1, ..settings() };
+    // The lake answers late: the consumer asks before that, however busy the machine.
+    tiers.store.inject(Request::Read, ".arrow", 3, Fault::Fails(io::ErrorKind::TimedOut));
     let mut feed = open(&tiers.transfer(), &published, &settings, Rank::ALONE, 0);
     let first = feed.next().unwrap().unwrap();
     assert!(first.waited.lake > Duration::ZERO, "{:?}", first.waited);
