@@ -166,7 +166,7 @@ fn write_file(
     key: &Key,
     follows: bool,
 ) -> Result<(ObjectEntry, Option<Follow>), Error> {
-    let writer = site.local().stage(key, layout.file_bytes())?;
+    let writer = site.transfer.stage(key, layout.file_bytes())?;
     let reader = Mutex::new(follows.then(|| writer.reader()).transpose()?);
     let (writer, pieces) = (Mutex::new(Some(writer)), layout.pieces(captured));
     let (whole, follow, written) = (Mutex::new(None), Mutex::new(None), Written::default());
@@ -285,7 +285,7 @@ fn seal(
 ) -> Result<Sealed, Error> {
     let record = rank_record(captured, layout, file, digests);
     let (body, digest) = record::encode(&record)?;
-    let mut writer = site.local().stage(name, body.len() as u64)?;
+    let mut writer = site.transfer.stage(name, body.len() as u64)?;
     writer.write_all(&body).map_err(Error::file("stage", name))?;
     writer.finish()?;
     crash_point("checkpoint.sealed");

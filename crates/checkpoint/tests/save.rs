@@ -13,8 +13,8 @@ use forebay_checkpoint::{
 use forebay_lake::Purpose;
 use forebay_local::LocalTier;
 use forebay_testing::{Fault, Request, TempTiers};
-use forebay_transfer::Transfer;
-use forebay_types::{ErrorKind, Name, Position, Rank};
+use forebay_transfer::{Object, Transfer};
+use forebay_types::{Digest, ErrorKind, Name, Position, Rank};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -247,6 +247,41 @@ fn the_launches_of_a_run_are_known() {
     let launches = launches(&tiers.lake, &run()).unwrap();
     assert_eq!(launches.len(), 3);
     assert!(launches.is_sorted_by_key(|launch| launch.claimed_unix_ms));
+}
+
+/// A feed whose dataset is larger than the tier fills it; what it can fetch again makes way.
+#[test]
+fn a_tier_full_of_cached_objects_makes_way_for_a_save() {
+    let tiers = TempTiers::new(100_000);
+    let transfer = tiers.transfer();
+    let fill = || {
+        for number in 0..12_u8 {
+            let body = vec![number; 9000];
+            let key = forebay_testing::key(&format!("shards/{number}"));
+            tiers.lake.write(&key, Purpose::Shard, &body).unwrap();
+            let object = Object::whole(key, Digest::of(&body), 9000, Purpose::Shard);
+            drop(transfer.fetch(&object).unwrap());
+        }
+    };
+    fill();
+    let free_bytes = |tiers: &TempTiers| {
+        let usage = tiers.local.usage().unwrap();
+        usage.budget_bytes - usage.used_bytes()
+    };
+    assert!(free_bytes(&tiers) < 9000);
+    let mut checkpointer = open(&transfer, &keep_all()).unwrap();
+    for step in [1, 2] {
+        save(&mut checkpointer, step).unwrap();
+        checkpointer.wait().unwrap();
+        assert_is(&checkpointer.restore(Which::Newest, Part::All).unwrap().unwrap(), step);
+        assert!(tiers.local.usage().unwrap().cached_bytes > 50_000, "no more than was needed");
+        fill();
+    }
+    // What never fits evicts nothing.
+    let before = tiers.local.usage().unwrap();
+    let refused = transfer.stage(&forebay_testing::key("staged/large"), 100_001).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Full);
+    assert_eq!(tiers.local.usage().unwrap(), before);
 }
 
 #[test]

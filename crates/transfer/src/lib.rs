@@ -4,6 +4,8 @@
 //!   hands it out as a mapped file whose digest was verified.
 //! - [`Prefetcher`] does so ahead of need and makes room by known future: what is needed last goes
 //!   first, and nothing goes that is needed sooner than what it would make room for.
+//! - [`Transfer::stage`] takes the room of cached objects for what the lake has not yet,
+//!   [`Transfer::follow`] and [`Transfer::drain`] bring it there.
 //! - [`dataset`] opens published datasets and reads their shard lists page by page; [`index`] does
 //!   so for those that were indexed where they lie.
 //!
@@ -27,6 +29,7 @@ mod pages;
 mod pieces;
 mod prefetch;
 mod room;
+mod stage;
 mod transfer;
 
 pub use drain::StagedBytes;
