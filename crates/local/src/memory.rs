@@ -176,7 +176,12 @@ impl LocalTier {
 
     /// The files of memory, named or not.
     pub(crate) fn memory_files(&self) -> Result<Vec<PathBuf>, Error> {
-        let mut files = files::entries(&self.memory_folder())?;
+        let folder = self.memory_folder();
+        if is_private(&folder).is_err() {
+            // None was taken, or others have put something there, which is left alone.
+            return Ok(Vec::new());
+        }
+        let mut files = files::entries(&folder)?;
         files.retain(|path| !path.ends_with(TIER));
         Ok(files)
     }

@@ -5,6 +5,7 @@
 
 use std::{
     io::{BufRead, BufReader},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -158,4 +159,22 @@ fn what_was_kept_for_a_directory_that_is_gone_goes_a_day_later() {
     assert!(here.1.exists() && young.1.exists(), "somebody may");
     open(here.0.path()).take_memory(&key("a")).unwrap().unwrap().unkeep().unwrap();
     std::fs::remove_dir_all(young.1).unwrap();
+}
+
+/// `/dev/shm` is everybody's: a folder of that name that others can write is no place for a state.
+#[test]
+fn a_folder_that_is_not_ours_alone_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let tier = open(folder.path());
+    let memory = tier.memory_folder();
+    std::fs::create_dir(&memory).unwrap();
+    std::fs::set_permissions(&memory, std::fs::Permissions::from_mode(0o777)).unwrap();
+    std::fs::write(memory.join("runs:a:whole"), b"planted").unwrap();
+    let tier = open(tier.directory());
+    assert!(tier.memory(5000).is_err());
+    assert!(tier.kept_memory().unwrap().is_empty());
+    assert!(tier.take_memory(&key("runs/a/whole")).is_err());
+    tier.clear().unwrap();
+    assert!(memory.join("runs:a:whole").exists());
+    std::fs::remove_dir_all(memory).unwrap();
 }
