@@ -1,9 +1,8 @@
 //! Recovery: what a dead process left on this node, in memory and staged.
 //!
-//! What it had captured is staged; a sealed save is drained and committed: its process died, its data did
-//! not. A tensor file that
-//! was never sealed is removed. A rank takes care of its own files, and of those of ranks that no
-//! longer exist because the world has shrunk.
+//! What it had captured is staged; a sealed save is drained and committed: its process died, its data
+//! did not. A tensor file that was never sealed is removed. A rank takes care of its own files, and of
+//! those of ranks that no longer exist because the world has shrunk.
 
 use std::{collections::BTreeSet, fmt, io::Read, time::Duration};
 

@@ -26,9 +26,8 @@ use forebay_lake::{LakeWriter, Purpose};
 use forebay_runtime::crash_point;
 use forebay_types::{Digest, DigestWriter, Key};
 
-use crate::{Error, Follow, Transfer};
+use crate::{Error, Follow, Transfer, follow::PIECE_BYTES};
 
-const PIECE_BYTES: usize = 1 << 20;
 const ATTEMPTS_MAX: u32 = 3;
 
 /// What is known of the bytes of a staged file.
@@ -144,15 +143,10 @@ impl Transfer {
 
     /// Writes what is left of an object that is on its way, from the staged file.
     fn complete(&self, follow: Follow, staged: &StagedObject<'_>, key: &Key) -> Option<u64> {
-        let (mut writer, mut sent) = follow.join(key)?;
+        let (mut writer, sent) = follow.join(key)?;
         let length = staged.file.metadata().ok()?.len();
         let mut piece = vec![0; PIECE_BYTES];
-        while sent < length {
-            let count = usize::try_from(length - sent).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
-            staged.file.read_exact_at(&mut piece[..count], sent).ok()?;
-            self.write_piece(&mut writer, key, &piece[..count]).ok()?;
-            sent += count as u64;
-        }
+        self.send(&staged.file, sent..length, &mut piece, &mut writer, key).ok()?;
         crash_point("checkpoint.drain");
         writer.finish().ok()?;
         self.check_length(key, length).ok()

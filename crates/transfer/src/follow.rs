@@ -13,6 +13,7 @@
 
 use std::{
     fs::File,
+    ops::Range,
     os::unix::fs::FileExt,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
@@ -23,7 +24,8 @@ use forebay_types::Key;
 
 use crate::{Error, Transfer};
 
-const PIECE_BYTES: usize = 1 << 20;
+/// What is read and written at once.
+pub(crate) const PIECE_BYTES: usize = 1 << 20;
 
 /// How much of a file was written; whoever writes it says so.
 #[derive(Clone, Default)]
@@ -93,16 +95,33 @@ impl Transfer {
         key: &Key,
     ) -> Result<(LakeWriter, u64), Error> {
         let lake = |source| self.lake_failed("write", key, source);
-        let failed = |source| Error::Staged { name: key.clone(), source };
         let mut writer = self.lake().writer(key, Purpose::Checkpoint).map_err(lake)?;
         let (mut sent, mut piece) = (0, vec![0; PIECE_BYTES]);
         while let Some(until) = written.await_more(sent) {
-            let count = usize::try_from(until - sent).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
-            file.read_exact_at(&mut piece[..count], sent).map_err(failed)?;
-            self.write_piece(&mut writer, key, &piece[..count])?;
-            sent += count as u64;
+            self.send(file, sent..until, &mut piece, &mut writer, key)?;
+            sent = until;
         }
         Ok((writer, sent))
+    }
+
+    /// Writes the bytes of `range` of a file, which has them, to an object, so many at once as `piece` holds.
+    pub(crate) fn send(
+        &self,
+        file: &File,
+        range: Range<u64>,
+        piece: &mut [u8],
+        writer: &mut LakeWriter,
+        key: &Key,
+    ) -> Result<(), Error> {
+        let failed = |source| Error::Staged { name: key.clone(), source };
+        let mut at = range.start;
+        while at < range.end {
+            let count = usize::try_from(range.end - at).unwrap_or(usize::MAX).min(piece.len());
+            file.read_exact_at(&mut piece[..count], at).map_err(failed)?;
+            self.write_piece(writer, key, &piece[..count])?;
+            at += count as u64;
+        }
+        Ok(())
     }
 }
 
