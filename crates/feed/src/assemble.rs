@@ -288,23 +288,29 @@ fn augment_key(seed: u64, epoch: u64, id: SampleId) -> AugmentKey {
 }
 
 /// Copies values of one length.
-fn dense(
+///
+/// All are looked up before the first is copied: what a lookup writes and reads again at once would wait
+/// behind the stores of a copy, which fill the processor's queue, for as long as half a copy takes.
+fn dense<'a>(
     plan: &ColumnPlan,
     value_bytes: usize,
-    found: Opened<'_>,
+    found: Opened<'a>,
     step: u64,
     column: &mut ColumnBuffer,
 ) -> Result<(), Error> {
-    column.values.resize(found.len() * value_bytes);
-    for (found, place) in found.iter().zip(column.values.chunks_exact_mut(value_bytes.max(1))) {
+    let value = |found: Found<'a>| {
         let value = found.value(plan, step)?;
-        if value.len() != value_bytes {
-            let bytes = value.len();
-            let what = format!("a value of {bytes} bytes, where its schema says {value_bytes}");
-            return Err(found.misshapen(step, what));
+        if value.len() == value_bytes {
+            return Ok(value);
         }
-        place.copy_from_slice(&value);
-    }
+        let bytes = value.len();
+        let what = format!("a value of {bytes} bytes, where its schema says {value_bytes}");
+        Err(found.misshapen(step, what))
+    };
+    let values = found.iter().map(value).collect::<Result<Vec<_>, _>>()?;
+    column.values.resize(found.len() * value_bytes);
+    let places = column.values.chunks_exact_mut(value_bytes.max(1));
+    places.zip(&values).for_each(|(place, value)| place.copy_from_slice(value));
     Ok(())
 }
 
