@@ -73,8 +73,9 @@ mod tests {
         for bytes in [part + 1, 2 * part, 2 * part + 1024, 3 * part, 5 * part - 1, 7 * part + 3] {
             let whole: Vec<u8> = (0..bytes).map(|at| (at * 7 >> 3) as u8).collect();
             let numbered = whole.chunks(part as usize).zip(0..);
-            let parts: Vec<_> =
-                numbered.map(|(bytes, number)| PartDigest::of(number, bytes.chunks(70_001))).collect();
+            let parts: Vec<_> = numbered
+                .map(|(bytes, number)| PartDigest::of(number, bytes.chunks(70_001)))
+                .collect();
             assert_eq!(parts.len() as u64, PartDigest::count(bytes));
             assert_eq!(PartDigest::join(bytes, &parts), Digest::of(&whole), "{bytes}");
         }
