@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn threads_find_what_one_would() {
         for bytes in [0, 1, 4 << 20, (4 << 20) + 1, (23 << 20) + 5] {
-            let whole: Vec<u8> = (0..bytes).map(|at| (at * 7 >> 3) as u8).collect();
+            let whole: Vec<u8> = (0..bytes).map(|at| ((at * 7) >> 3) as u8).collect();
             let slices: Scattered<'_> = whole.chunks(1_000_003).collect();
             let (digest, told) = (SharedDigest::new(slices), Mutex::new(Vec::new()));
             assert_eq!(digest.get(), None);

@@ -161,7 +161,7 @@ mod tests {
     /// Memory that begins at a page.
     fn content(bytes: usize) -> MmapMut {
         let mut memory = MmapMut::map_anon(bytes.max(1)).unwrap();
-        memory.iter_mut().enumerate().for_each(|(at, byte)| *byte = (at * 7 >> 3) as u8);
+        memory.iter_mut().enumerate().for_each(|(at, byte)| *byte = ((at * 7) >> 3) as u8);
         memory
     }
 

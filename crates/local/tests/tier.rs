@@ -373,7 +373,7 @@ fn what_is_written_past_the_page_cache_is_staged_on_any_file_system() {
     let check = |folder: &Path| {
         let tier = LocalTier::open(folder, 64 << 20, &runtime).unwrap();
         for bytes in [0, 1, 4095, 4096, 4097, 9 << 20, (9 << 20) + 3] {
-            let body: Vec<u8> = (0..bytes).map(|at| (at * 7 >> 3) as u8).collect();
+            let body: Vec<u8> = (0..bytes).map(|at| ((at * 7) >> 3) as u8).collect();
             stage_direct(&tier, "runs/a/one", &body, bytes as u64 + 5000).unwrap();
             let staged = tier.staged().unwrap().remove(0);
             assert_eq!(staged.bytes, bytes as u64);

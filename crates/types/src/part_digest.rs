@@ -71,7 +71,7 @@ mod tests {
     fn parts_give_the_digest_of_the_whole() {
         let part = PartDigest::BYTES;
         for bytes in [part + 1, 2 * part, 2 * part + 1024, 3 * part, 5 * part - 1, 7 * part + 3] {
-            let whole: Vec<u8> = (0..bytes).map(|at| (at * 7 >> 3) as u8).collect();
+            let whole: Vec<u8> = (0..bytes).map(|at| ((at * 7) >> 3) as u8).collect();
             let numbered = whole.chunks(part as usize).zip(0..);
             let parts: Vec<_> = numbered
                 .map(|(bytes, number)| PartDigest::of(number, bytes.chunks(70_001)))
