@@ -3,8 +3,9 @@
 //! A tensor that has the digest it had in the save before is referred to where it lies, in the file
 //! of that save or of an earlier one; a file referred to always holds the tensor itself, so there are
 //! no chains. Knowing that before anything is written takes a pass over the tensor. Only tensors that
-//! are not known to change are given one: after two saves of a model that learns throughout, saving
-//! costs nothing more, and a tensor that comes to rest is written once more before it is noticed.
+//! are not known to change are given one: a few bytes from all over a tensor tell most that did, and after
+//! two saves of a model that learns throughout none is looked at. A tensor that comes to rest is written
+//! once more before it is noticed.
 //!
 //! # Bounds
 //! What a checkpoint keeps alive in the lake is at most twice its state: a file is referred to only
@@ -17,12 +18,17 @@
 use std::collections::{BTreeMap, HashMap};
 
 use forebay_format::v1::checkpoint::{EarlierFile, RankRecord, TensorEntry, TensorPart};
-use forebay_types::Digest;
+use forebay_types::{Digest, DigestWriter};
+
+use crate::capture::Captured;
 
 /// The most files of earlier checkpoints that one rank's record refers to.
 const FILES_MAX: usize = 16;
 /// A smaller tensor is written anew: that costs less than to say where it lies, and to fetch it.
 const TENSOR_BYTES_MIN: u64 = 4 << 10;
+/// So many places of a tensor are looked at before all of it is, and so many bytes of each.
+const SAMPLES: usize = 16;
+const SAMPLE_BYTES: usize = 64;
 
 /// Where a tensor lies in the lake, or will when the save before is drained.
 #[derive(Clone, Debug)]
@@ -33,6 +39,8 @@ struct Stored {
     file: EarlierFile,
     /// Whether it differed from the save before that.
     changed: bool,
+    /// That of its values, where they were at hand: when another tensor has another, it differs.
+    sample: Option<Digest>,
 }
 
 type Name = (String, Option<TensorPart>);
@@ -52,18 +60,24 @@ impl Base {
     /// The tensors of a committed checkpoint, over all its ranks.
     pub(crate) fn of(ranks: &[RankRecord]) -> Self {
         let stored = ranks.iter().flat_map(|record| {
-            record.tensors.iter().map(|tensor| (name(tensor), stored(record, tensor, false)))
+            record.tensors.iter().map(|tensor| (name(tensor), stored(record, tensor, false, None)))
         });
         Self(stored.collect())
     }
 
-    /// The tensors of the save that `record` describes, compared with those of this one.
-    pub(crate) fn followed_by(&self, record: &RankRecord) -> Self {
+    /// The tensors of the save that `record` describes and `captured` holds, compared with those of this
+    /// one.
+    pub(crate) fn followed_by(&self, record: &RankRecord, captured: &Captured<'_>) -> Self {
+        let samples = captured.tensors.iter().enumerate().map(|(tensor, (place, part))| {
+            ((place.spec.name.clone(), part.clone()), sample(captured.values(tensor)))
+        });
+        let samples: HashMap<Name, Digest> = samples.collect();
         let stored = record.tensors.iter().map(|tensor| {
             let name = name(tensor);
             let before = self.0.get(&name);
             let changed = before.is_some_and(|before| before.digest != tensor.digest);
-            (name, stored(record, tensor, changed))
+            let sample = samples.get(&name).copied();
+            (name, stored(record, tensor, changed, sample))
         });
         Self(stored.collect())
     }
@@ -75,9 +89,11 @@ impl Base {
     }
 
     /// Whether a tensor is worth a look before it is written.
-    pub(crate) fn may_hold(&self, tensor: &str, part: Option<&TensorPart>, bytes: u64) -> bool {
-        bytes >= TENSOR_BYTES_MIN
-            && self.find(tensor, part).is_some_and(|held| held.bytes == bytes && !held.changed)
+    pub(crate) fn may_hold(&self, tensor: &str, part: Option<&TensorPart>, values: &[u8]) -> bool {
+        let bytes = values.len() as u64;
+        let alike = |held: &Stored| held.sample.is_none_or(|found| found == sample(values));
+        let may = |held: &Stored| held.bytes == bytes && !held.changed && alike(held);
+        bytes >= TENSOR_BYTES_MIN && self.find(tensor, part).is_some_and(may)
     }
 
     /// Where a tensor of this digest lies.
@@ -100,7 +116,21 @@ fn name(tensor: &TensorEntry) -> Name {
     (tensor.name.clone(), tensor.part.clone())
 }
 
-fn stored(record: &RankRecord, tensor: &TensorEntry, changed: bool) -> Stored {
+/// The digest of a few bytes from all over a tensor.
+fn sample(values: &[u8]) -> Digest {
+    let mut digest = DigestWriter::new();
+    for stretch in values.chunks(values.len().div_ceil(SAMPLES).max(1)) {
+        digest.update(&stretch[..stretch.len().min(SAMPLE_BYTES)]);
+    }
+    digest.finish()
+}
+
+fn stored(
+    record: &RankRecord,
+    tensor: &TensorEntry,
+    changed: bool,
+    sample: Option<Digest>,
+) -> Stored {
     let own = || EarlierFile {
         step: record.step,
         rank: record.rank,
@@ -109,7 +139,7 @@ fn stored(record: &RankRecord, tensor: &TensorEntry, changed: bool) -> Stored {
     };
     let file = record.earlier_file(tensor).cloned().unwrap_or_else(own);
     let TensorEntry { digest, bytes, offset, .. } = *tensor;
-    Stored { digest, bytes, offset, file, changed }
+    Stored { digest, bytes, offset, file, changed, sample }
 }
 
 /// The files that are worth referring to, of those that `found` would refer to for so many bytes.
@@ -137,6 +167,26 @@ mod tests {
 
     fn reference(file: &EarlierFile) -> Reference {
         Reference { file: file.clone(), offset: 64 }
+    }
+
+    #[test]
+    fn a_tensor_whose_sample_differs_is_not_looked_at() {
+        let mut values = vec![7; 1 << 20];
+        let held = |sample| {
+            let (digest, file) = (Digest::of(&values), file(1, 2 << 20));
+            let stored =
+                Stored { digest, bytes: 1 << 20, offset: 64, file, changed: false, sample };
+            Base(HashMap::from([(("t".to_owned(), None), stored)]))
+        };
+        let (sampled, unknown) = (held(Some(sample(&values))), held(None));
+        let may = |base: &Base, values: &[u8]| base.may_hold("t", None, values);
+        assert!(may(&sampled, &values) && may(&unknown, &values));
+        assert!(!may(&sampled, &values[1..]) && !may(&sampled, &[7; 9]));
+        // Between the samples it takes a look at all of it.
+        values[100] = 8;
+        assert!(may(&sampled, &values));
+        values[15 << 16] = 8;
+        assert!(!may(&sampled, &values) && may(&unknown, &values));
     }
 
     #[test]

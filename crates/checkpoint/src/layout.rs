@@ -9,7 +9,7 @@ use forebay_format::v1::{
     checkpoint::{EarlierFile, TensorEntry},
     tensors::{self, TensorPlan, TensorSpec},
 };
-use forebay_types::Digest;
+use forebay_types::{Digest, Scattered};
 
 use crate::{
     Error,
@@ -68,10 +68,10 @@ impl Layout {
         &self.written
     }
 
-    /// The file's bytes, in order.
-    pub(crate) fn pieces<'a>(&'a self, captured: &'a Captured<'_>) -> Vec<&'a [u8]> {
+    /// The file's bytes.
+    pub(crate) fn file<'a>(&'a self, captured: &'a Captured<'_>) -> Scattered<'a> {
         if let Some(image) = captured.image().filter(|_| self.referred.is_empty()) {
-            return vec![image];
+            return image.into();
         }
         let values = self.written.iter().map(|&tensor| captured.values(tensor));
         std::iter::once(&self.plan.header[..]).chain(values).collect()

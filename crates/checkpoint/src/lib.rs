@@ -45,6 +45,7 @@ mod checkpointer;
 mod committed;
 mod copying;
 mod difference;
+mod digests;
 mod error;
 mod export;
 mod fork;

@@ -385,7 +385,7 @@ fn stage_next(
     let outcome = stage_patiently(site, board, captured, &base);
     if site.settings.incremental {
         let next = match &outcome {
-            Ok((sealed, _)) => base.followed_by(&sealed.record),
+            Ok((sealed, _)) => base.followed_by(&sealed.record, captured),
             Err(_) => base,
         };
         board.update(|state| {

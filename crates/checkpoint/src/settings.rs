@@ -24,7 +24,7 @@ pub struct CheckpointSettings {
     /// needs more is staged while the trainer waits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub arena_bytes_max: Option<u64>,
-    /// Threads that copy, digest and read tensors.
+    /// Threads that copy, digest and read tensors. Beside them are some that wait for the disk.
     pub threads: usize,
     /// How long a rank whose part is published waits for the others, in seconds.
     pub commit_wait_seconds: u64,

@@ -11,15 +11,19 @@
 //! that may be what they were in the save before, which are digested first and then perhaps not
 //! written at all.
 //!
+//! The file goes to the disk past the page cache, whose copying and writing back would take the
+//! processor's time from the digests and from training; unless the lake does not take it as it is: then
+//! it is read from the page cache on its way there.
+//!
 //! # After a crash
 //! A tensor file without its record is an unsealed leftover. With it, nothing is lost any more.
 
 use std::{
     collections::BTreeMap,
-    io::Write,
+    io::{self, Write},
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -34,18 +38,19 @@ use forebay_format::{
 use forebay_local::StagedWriter;
 use forebay_runtime::crash_point;
 use forebay_transfer::{Follow, StagedBytes, Written};
-use forebay_types::{Digest, DigestWriter, Key, Name, Nonce};
+use forebay_types::{Digest, Key, Name, Nonce, Scattered};
 
 use crate::{
     Error,
     base::{Base, Reference},
     capture::{Captured, Timing, name},
     committed::file_key,
+    digests::{SharedDigest, TensorDigests},
     layout::Layout,
     site::Site,
 };
 
-/// Written and digested at once, so that the second use finds the bytes in the processor's cache.
+/// Written to the page cache at once; so often whoever sends the file on is told.
 const PIECE_BYTES: usize = 1 << 20;
 
 /// A save that is durable on this node.
@@ -138,15 +143,14 @@ fn find_unchanged(
 ) -> Result<BTreeMap<usize, Reference>, Error> {
     let may_hold = |&tensor: &usize| {
         let (place, part) = &captured.tensors[tensor];
-        base.may_hold(&place.spec.name, part.as_ref(), place.bytes)
+        base.may_hold(&place.spec.name, part.as_ref(), captured.values(tensor))
     };
     let looked_at: Vec<usize> = (0..captured.tensors.len()).filter(may_hold).collect();
     if looked_at.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let todo = Todo::new(&looked_at);
     site.runtime.workers("checkpoint-compare", site.threads(), |_| {
-        digests.work(&todo);
+        digests.work(&looked_at);
         Ok::<_, Error>(())
     })?;
     let reference = |tensor: usize| {
@@ -168,111 +172,71 @@ fn write_file(
 ) -> Result<(ObjectEntry, Option<Follow>), Error> {
     let writer = site.transfer.stage(key, layout.file_bytes())?;
     let reader = Mutex::new(follows.then(|| writer.reader()).transpose()?);
-    let (writer, pieces) = (Mutex::new(Some(writer)), layout.pieces(captured));
-    let (whole, follow, written) = (Mutex::new(None), Mutex::new(None), Written::default());
-    let todo = Todo::new(layout.written());
-    let threads = if follows { site.threads().max(2) } else { site.threads() };
-    // One thread writes; it helps with the tensors when it is done.
-    let outcome = site.runtime.workers("checkpoint-stage", threads, |index| {
+    let (writer, follow, written) =
+        (Mutex::new(Some(writer)), Mutex::new(None), Written::default());
+    // Whoever sends it on reads it behind the writer, or soon after.
+    let is_direct = !follows && site.transfer.adopts_staged();
+    let file = layout.file(captured);
+    let whole = SharedDigest::new(file.clone());
+    // One thread writes, and mostly waits.
+    let outcome = site.runtime.workers("checkpoint-stage", 1 + site.threads(), |index| {
         if index == 0 {
             let writer = take(&writer).expect("only the first worker takes the writer");
-            let mut digest = DigestWriter::new();
-            write_pieces(writer, &pieces, key, &mut |piece, bytes| match follows {
-                true => written.advance(bytes),
-                false => {
-                    digest.update(piece);
-                }
-            })?;
-            if !follows {
-                *lock(&whole) = Some(digest.finish());
-            }
-        } else if let Some(reader) = take(&reader) {
-            // The digest names the object, so it is needed before the first byte is sent.
-            let mut digest = DigestWriter::new();
-            for piece in &pieces {
-                digest.update(piece);
-            }
-            let digest = digest.finish();
+            return write(writer, &file, is_direct, key, &written);
+        }
+        // The digest names the object, so it is needed before the first byte is sent.
+        if let Some(digest) = whole.work()
+            && let Some(reader) = take(&reader)
+        {
             let CaptureFacts { run, step, rank, .. } = &captured.facts;
             let object = checkpoint::tensors_key(run, *step, *rank, digest);
             *lock(&follow) = Some(site.transfer.follow(reader, &written, &object));
-            *lock(&whole) = Some(digest);
         }
-        digests.work(&todo);
-        Ok::<_, Error>(())
+        digests.work(layout.written());
+        Ok(())
     });
     written.end();
     outcome?;
-    let digest = take(&whole).expect("the workers ended well");
+    let digest = whole.get().expect("the workers ended well");
     Ok((ObjectEntry { digest, bytes: layout.file_bytes() }, take(&follow)))
 }
 
-/// Writes the file; `wrote` is told of each piece, and of the bytes so far.
-fn write_pieces(
+/// Writes the file, past the page cache or into it, and names it; `written` is told how much is.
+fn write(
     mut writer: StagedWriter,
-    pieces: &[&[u8]],
+    file: &Scattered<'_>,
+    is_direct: bool,
     key: &Key,
-    wrote: &mut dyn FnMut(&[u8], u64),
+    written: &Written,
 ) -> Result<(), Error> {
-    let half = pieces.iter().map(|piece| piece.len() as u64).sum::<u64>() / 2;
-    let mut bytes = 0;
-    for piece in pieces.iter().flat_map(|piece| piece.chunks(PIECE_BYTES)) {
-        writer.write_all(piece).map_err(Error::file("stage", key))?;
-        let before = bytes;
-        bytes += piece.len() as u64;
-        wrote(piece, bytes);
-        if (before..bytes).contains(&half) {
+    let (half, bytes) = (file.len_bytes() / 2, AtomicU64::new(0));
+    let wrote = |count: u64| {
+        let before = bytes.fetch_add(count, Ordering::Relaxed);
+        written.advance(before + count);
+        if (before..before + count).contains(&half) {
             crash_point("checkpoint.stage");
         }
-    }
+    };
+    let outcome = match is_direct {
+        true => writer.write_direct(file, &wrote),
+        false => write_cached(&mut writer, file, wrote),
+    };
+    outcome.map_err(Error::file("stage", key))?;
     Ok(writer.finish()?)
 }
 
-/// Tensors of which each is taken by whichever thread is free.
-struct Todo<'a> {
-    tensors: &'a [usize],
-    next: AtomicUsize,
-}
-
-impl<'a> Todo<'a> {
-    const fn new(tensors: &'a [usize]) -> Self {
-        Self { tensors, next: AtomicUsize::new(0) }
+/// Writes from the first byte to the last.
+fn write_cached(
+    writer: &mut StagedWriter,
+    file: &Scattered<'_>,
+    wrote: impl Fn(u64),
+) -> io::Result<()> {
+    let all = file.range(0..file.len_bytes());
+    for piece in all.flat_map(|slice| slice.chunks(PIECE_BYTES)) {
+        writer.write_all(piece)?;
+        wrote(piece.len() as u64);
     }
-
-    fn take(&self) -> Option<usize> {
-        self.tensors.get(self.next.fetch_add(1, Ordering::Relaxed)).copied()
-    }
-}
-
-/// The digests of all tensors, as they are computed.
-struct TensorDigests<'a> {
-    captured: &'a Captured<'a>,
-    found: Mutex<Vec<Option<Digest>>>,
-}
-
-impl<'a> TensorDigests<'a> {
-    fn new(captured: &'a Captured<'_>) -> Self {
-        Self { captured, found: Mutex::new(vec![None; captured.tensors.len()]) }
-    }
-
-    /// Computes those that are to be done and are not.
-    fn work(&self, todo: &Todo<'_>) {
-        while let Some(tensor) = todo.take() {
-            if self.of(tensor).is_none() {
-                let digest = Digest::of(self.captured.values(tensor));
-                lock(&self.found)[tensor] = Some(digest);
-            }
-        }
-    }
-
-    fn of(&self, tensor: usize) -> Option<Digest> {
-        lock(&self.found)[tensor]
-    }
-
-    fn all(&self) -> Vec<Digest> {
-        let found = lock(&self.found);
-        found.iter().map(|digest| digest.expect("every tensor was written or found")).collect()
-    }
+    Ok(())
 }
 
 fn seal(

@@ -29,6 +29,7 @@
 mod asks;
 mod cache;
 mod clear;
+mod direct;
 mod error;
 mod files;
 mod landing;

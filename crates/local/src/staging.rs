@@ -3,12 +3,13 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
-use forebay_types::Key;
+use forebay_types::{Key, Scattered};
 
-use crate::{Error, LocalTier, files, ledger::Part, space, tier::is_hidden};
+use crate::{Error, LocalTier, direct::DirectFile, files, ledger::Part, space, tier::is_hidden};
 
 /// A staged file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -130,6 +131,33 @@ impl StagedWriter {
         self.file.try_clone().map_err(Error::at("open", &self.temporary))
     }
 
+    /// Writes `bytes` past the page cache, as fast as the disk takes them; through it where the file system
+    /// has no such way. Whoever reads the file afterwards reads the disk. `wrote` is told how many bytes
+    /// were written, again and again, from several threads and in no order.
+    ///
+    /// # Errors
+    /// As [`Write::write`]; then some of them may have been written, and the file is good for nothing.
+    pub fn write_direct(
+        &mut self,
+        bytes: &Scattered<'_>,
+        wrote: &(dyn Fn(u64) + Sync),
+    ) -> io::Result<()> {
+        self.require_reserved(bytes.len_bytes())?;
+        let file = DirectFile::new(&self.file, &self.temporary);
+        file.write(bytes, self.written_bytes, self.tier.runtime(), wrote)?;
+        self.written_bytes += bytes.len_bytes();
+        Ok(())
+    }
+
+    fn require_reserved(&self, bytes: u64) -> io::Result<()> {
+        let Self { reserved_bytes, written_bytes, .. } = *self;
+        if bytes <= reserved_bytes - written_bytes {
+            return Ok(());
+        }
+        let overrun = Error::Overrun { object: self.name.to_string(), reserved_bytes };
+        Err(io::Error::new(io::ErrorKind::InvalidData, overrun))
+    }
+
     /// Makes the file durable under its name.
     ///
     /// # Errors
@@ -159,14 +187,8 @@ impl StagedWriter {
 
 impl Write for StagedWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.written_bytes + bytes.len() as u64 > self.reserved_bytes {
-            let overrun = Error::Overrun {
-                object: self.name.to_string(),
-                reserved_bytes: self.reserved_bytes,
-            };
-            return Err(io::Error::new(io::ErrorKind::InvalidData, overrun));
-        }
-        let written = self.file.write(bytes)?;
+        self.require_reserved(bytes.len() as u64)?;
+        let written = self.file.write_at(bytes, self.written_bytes)?;
         self.written_bytes += written as u64;
         Ok(written)
     }

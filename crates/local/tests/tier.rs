@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     env,
-    io::Write,
+    io::{Read, Write},
     os::unix::fs::MetadataExt,
     path::Path,
     process::{Command, Stdio},
@@ -14,7 +14,7 @@ use std::{
 use forebay_local::{Error, LocalTier};
 use forebay_runtime::Runtime;
 use forebay_testing::key;
-use forebay_types::{Digest, ErrorKind};
+use forebay_types::{Digest, ErrorKind, Scattered};
 use proptest::prelude::*;
 
 const BUDGET_BYTES: u64 = 1000;
@@ -324,16 +324,25 @@ fn working_space_cannot_be_named_out_of_the_tier() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
+/// A small file system in memory at `folder`, which root alone can mount.
+fn mount(folder: &Path, kind: &str, options: &str) -> bool {
+    let mut command = Command::new("mount");
+    command.args(["-t", kind, "-o", options, kind]).arg(folder).stderr(Stdio::null());
+    let is_mounted = command.status().is_ok_and(|status| status.success());
+    if !is_mounted {
+        eprintln!("SKIPPED: a file system can be mounted by root alone");
+    }
+    is_mounted
+}
+
+fn unmount(folder: &Path) {
+    assert!(Command::new("umount").arg(folder).status().unwrap().success());
+}
+
 #[test]
 fn a_full_disk_is_met_before_the_first_byte_and_is_no_full_budget() {
     let folder = tempfile::tempdir().unwrap();
-    let mounted = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
-        .arg(folder.path())
-        .stderr(Stdio::null())
-        .status();
-    if !mounted.is_ok_and(|status| status.success()) {
-        eprintln!("SKIPPED: a small disk can be mounted by root alone");
+    if !mount(folder.path(), "tmpfs", "size=1m") {
         return;
     }
     let tier = LocalTier::open(folder.path(), 1 << 30, &Runtime::system()).unwrap();
@@ -341,7 +350,7 @@ fn a_full_disk_is_met_before_the_first_byte_and_is_no_full_budget() {
     let staged = tier.stage(&key("runs/a/large"), 8 << 20).unwrap_err();
     let used_bytes = tier.usage().unwrap().used_bytes();
     let small = stage(&tier, "runs/a/small", &[1; 1000]);
-    assert!(Command::new("umount").arg(folder.path()).status().unwrap().success());
+    unmount(folder.path());
     for error in [landed, staged] {
         assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
         assert_eq!(error.kind(), ErrorKind::Full);
@@ -349,6 +358,75 @@ fn a_full_disk_is_met_before_the_first_byte_and_is_no_full_budget() {
     }
     assert_eq!(used_bytes, 0, "a failed reservation holds nothing");
     small.unwrap();
+}
+
+fn stage_direct(tier: &LocalTier, name: &str, body: &[u8], reserved: u64) -> Result<(), Error> {
+    let mut writer = tier.stage(&key(name), reserved)?;
+    let halves: Scattered<'_> = body.chunks(body.len().div_ceil(2).max(1)).collect();
+    writer.write_direct(&halves, &|_| ()).unwrap();
+    writer.finish()
+}
+
+#[test]
+fn what_is_written_past_the_page_cache_is_staged_on_any_file_system() {
+    let runtime = Runtime::system();
+    let check = |folder: &Path| {
+        let tier = LocalTier::open(folder, 64 << 20, &runtime).unwrap();
+        for bytes in [0, 1, 4095, 4096, 4097, 9 << 20, (9 << 20) + 3] {
+            let body: Vec<u8> = (0..bytes).map(|at| ((at * 7) >> 3) as u8).collect();
+            stage_direct(&tier, "runs/a/one", &body, bytes as u64 + 5000).unwrap();
+            let staged = tier.staged().unwrap().remove(0);
+            assert_eq!(staged.bytes, bytes as u64);
+            assert_eq!(tier.usage().unwrap().staged_bytes, bytes as u64);
+            let mut found = Vec::new();
+            tier.staged_file(&staged.name).unwrap().read_to_end(&mut found).unwrap();
+            assert!(found == body, "{bytes} bytes");
+        }
+    };
+    check(tempfile::tempdir().unwrap().path());
+    check(tempfile::tempdir_in("/dev/shm").unwrap().path());
+    let folder = tempfile::tempdir().unwrap();
+    // It has no way past the page cache, and no reservation either.
+    if mount(folder.path(), "ramfs", "mode=700") {
+        check(folder.path());
+        unmount(folder.path());
+    }
+}
+
+#[test]
+fn more_than_was_reserved_is_refused_and_what_was_not_finished_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let tier = LocalTier::open(folder.path(), 1 << 20, &Runtime::system()).unwrap();
+    let mut writer = tier.stage(&key("runs/a/one"), 9000).unwrap();
+    let body = content(1, 9001);
+    let error = writer.write_direct(&Scattered::from(&body[..]), &|_| ()).unwrap_err();
+    assert!(error.to_string().contains("more than the 9000 bytes"), "{error}");
+    writer.write_direct(&Scattered::from(&body[..8999]), &|_| ()).unwrap();
+    writer.write_all(&body[..1]).unwrap();
+    assert!(writer.write_all(&body[..1]).is_err());
+    drop(writer);
+    assert!(tier.staged().unwrap().is_empty());
+    assert_eq!(tier.usage().unwrap().used_bytes(), 0);
+}
+
+/// Where nothing can be reserved, the disk is full in the middle of a file.
+#[test]
+fn a_disk_that_fills_up_meanwhile_is_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    if !mount(folder.path(), "tmpfs", "size=8m") {
+        return;
+    }
+    let tier = LocalTier::open(folder.path(), 1 << 30, &Runtime::system()).unwrap();
+    let mut writer = tier.stage(&key("runs/a/large"), 6 << 20).unwrap();
+    let file = writer.reader().unwrap();
+    file.set_len(0).unwrap();
+    std::fs::write(folder.path().join("others"), vec![1; 3 << 20]).unwrap();
+    let body = content(1, 6 << 20);
+    let direct = writer.write_direct(&Scattered::from(&body[..]), &|_| ()).unwrap_err();
+    drop(writer);
+    drop(file);
+    unmount(folder.path());
+    assert_eq!(ErrorKind::of_io(&direct), ErrorKind::Full);
 }
 
 fn is_note_under_way(directory: &Path) -> bool {
