@@ -17,6 +17,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
+    num::NonZeroU64,
     os::unix::fs::FileExt,
     sync::{Mutex, PoisonError},
 };
@@ -33,6 +34,7 @@ use forebay_types::{Digest, DigestWriter, Key, Name};
 
 use crate::{
     Error, Tier, Which,
+    ahead::ReadAhead,
     boxes::{Place, copy_shared},
     image::Image,
     read,
@@ -315,7 +317,7 @@ impl CommittedCheckpoint {
         let ranks = wanted.keys().map(|file| file.rank).collect();
         let images = look(tiers, ranks, |rank| {
             let image = Image::find(local, &self.ranks[rank as usize])?;
-            Some((Source::Local(image.file.try_clone().ok()?, image.name.clone()), image))
+            Some((Source::Memory(image.file.try_clone().ok()?, image.name.clone()), image))
         })?;
         self.fill_near(tiers, wanted, regions, |file, entry| {
             let (source, image) = images.get(&file.rank)?;
@@ -347,9 +349,9 @@ impl CommittedCheckpoint {
         place: impl Fn(FileOf, &TensorEntry) -> Option<(&'s Source<'s>, u64)>,
     ) -> Result<Wanted, Error> {
         let (jobs, left) = self.jobs(&wanted, ALONE_BYTES_MIN, place);
-        let left = Mutex::new(left);
+        let (left, ahead) = (Mutex::new(left), ahead_of(&jobs));
         tiers.share(jobs, |job| {
-            if self.read_job(&job, regions).is_err() {
+            if self.read_job(&job, &ahead, regions).is_err() {
                 let left = &mut *lock(&left);
                 let entries = left.entry(job.file).or_default();
                 entries.extend(job.entries.iter().map(|&(entry, wanted)| (entry, wanted.to_vec())));
@@ -381,7 +383,8 @@ impl CommittedCheckpoint {
         let alone_bytes_min = if tiers.lake.is_remote() { u64::MAX } else { ALONE_BYTES_MIN };
         let (jobs, _) = self
             .jobs(wanted, alone_bytes_min, |file, entry| Some((files.get(&file)?, entry.offset)));
-        tiers.share(jobs, |job| self.read_job(&job, regions))
+        let ahead = ahead_of(&jobs);
+        tiers.share(jobs, |job| self.read_job(&job, &ahead, regions))
     }
 
     fn record_of(&self, file: FileOf) -> &RankRecord {
@@ -427,7 +430,12 @@ impl CommittedCheckpoint {
         (jobs, placeless)
     }
 
-    fn read_job(&self, job: &Job<'_, '_>, regions: &[Mutex<Region<'_>>]) -> Result<(), Error> {
+    fn read_job(
+        &self,
+        job: &Job<'_, '_>,
+        ahead: &ReadAhead<'_>,
+        regions: &[Mutex<Region<'_>>],
+    ) -> Result<(), Error> {
         let (tensors, source) = (&self.record_of(job.file).tensors, job.source);
         if let [(entry, &[region])] = job.entries[..] {
             let mut region = lock(&regions[region]);
@@ -435,7 +443,7 @@ impl CommittedCheckpoint {
             if (Place { start: &region.start, shape: &region.shape })
                 .is(Place { start: &start, shape })
             {
-                return read_tensor(source, job.offset, &tensors[entry], region.into);
+                return read_tensor((source, ahead), job.offset, &tensors[entry], region.into);
             }
         }
         let length = usize::try_from(job.bytes)
@@ -443,8 +451,9 @@ impl CommittedCheckpoint {
         let mut bytes = vec![0; length];
         let mut rest = &mut bytes[..];
         if let [(entry, _)] = job.entries[..] {
-            read_tensor(source, job.offset, &tensors[entry], rest)?;
+            read_tensor((source, ahead), job.offset, &tensors[entry], rest)?;
         } else {
+            ahead.advance(job.bytes);
             source.read(job.offset, rest)?;
             for (entry, _) in &job.entries {
                 let (tensor, behind) = rest.split_at_mut(tensors[*entry].bytes as usize);
@@ -487,6 +496,10 @@ struct Job<'a, 's> {
     offset: u64,
     entries: Vec<(usize, &'a [usize])>,
     bytes: u64,
+}
+
+fn ahead_of<'s>(jobs: &[Job<'_, 's>]) -> ReadAhead<'s> {
+    ReadAhead::new(jobs.iter().map(|job| (job.source, job.offset, job.bytes)))
 }
 
 /// Where an entry lies in its tensor.
@@ -568,6 +581,7 @@ fn staged<'a>(local: &LocalTier, record: &RankRecord) -> Option<Source<'a>> {
 
 /// A tensor file on one of the tiers.
 pub(crate) enum Source<'a> {
+    Memory(File, Key),
     Local(File, Key),
     Lake(&'a Lake, Key),
 }
@@ -575,7 +589,7 @@ pub(crate) enum Source<'a> {
 impl Source<'_> {
     pub(crate) const fn key(&self) -> &Key {
         match self {
-            Self::Local(_, key) | Self::Lake(_, key) => key,
+            Self::Memory(_, key) | Self::Local(_, key) | Self::Lake(_, key) => key,
         }
     }
 
@@ -587,9 +601,32 @@ impl Source<'_> {
         }
     }
 
+    /// Whether reading waits for a disk, or a file system that is asked like one.
+    pub(crate) fn is_on_disk(&self) -> bool {
+        match self {
+            Self::Memory(..) => false,
+            Self::Local(..) => true,
+            Self::Lake(lake, _) => !lake.is_remote(),
+        }
+    }
+
+    /// Has a stretch brought into the page cache. A hint: what it does not help is read all the same.
+    pub(crate) fn will_read(&self, offset: u64, bytes: u64) {
+        match self {
+            Self::Memory(..) => {}
+            Self::Local(file, _) => {
+                let advice = rustix::fs::Advice::WillNeed;
+                let _hint = rustix::fs::fadvise(file, offset, NonZeroU64::new(bytes), advice);
+            }
+            Self::Lake(lake, key) => lake.will_read(key, offset, bytes),
+        }
+    }
+
     fn bytes(&self) -> Result<u64, Error> {
         match self {
-            Self::Local(file, key) => Ok(file.metadata().map_err(Error::file("read", key))?.len()),
+            Self::Memory(file, key) | Self::Local(file, key) => {
+                Ok(file.metadata().map_err(Error::file("read", key))?.len())
+            }
             Self::Lake(lake, key) => {
                 let size = lake.size(key)?;
                 size.ok_or_else(|| Error::object(key, "it is missing, though a commit names it"))
@@ -609,7 +646,7 @@ impl Source<'_> {
 
     pub(crate) fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Error> {
         match self {
-            Self::Local(file, key) => {
+            Self::Memory(file, key) | Self::Local(file, key) => {
                 file.read_exact_at(into, offset).map_err(Error::file("read", key))
             }
             Self::Lake(lake, key) => Ok(lake.read_range(key, Purpose::Checkpoint, offset, into)?),
@@ -632,7 +669,7 @@ pub(crate) fn check_header(source: &Source<'_>, record: &RankRecord) -> Result<(
 
 /// Reads a stored tensor whole, its digest while the bytes are in the processor's cache.
 fn read_tensor(
-    source: &Source<'_>,
+    (source, ahead): (&Source<'_>, &ReadAhead<'_>),
     offset: u64,
     entry: &TensorEntry,
     into: &mut [u8],
@@ -641,6 +678,7 @@ fn read_tensor(
     let piece_bytes = source.piece_bytes();
     let pieces = into.chunks_mut(piece_bytes);
     for (offset, piece) in (offset..).step_by(piece_bytes).zip(pieces) {
+        ahead.advance(piece.len() as u64);
         source.read(offset, piece)?;
         digest.update(piece);
     }

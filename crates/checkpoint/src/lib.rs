@@ -37,6 +37,7 @@
 //! [`sweep`] when somebody knows that nobody writes it any more.
 
 mod adopt;
+mod ahead;
 mod arena;
 mod ask;
 mod base;
