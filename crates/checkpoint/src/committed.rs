@@ -12,7 +12,7 @@
 //!
 //! # Bounds
 //! Beside the memory it is asked to fill: [`GROUP_BYTES`] for each thread, or a stored part where
-//! that is larger and not wanted as it is.
+//! that is larger and not wanted as it is; and what the page cache holds of it, see [`crate::ahead`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
