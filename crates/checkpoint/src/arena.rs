@@ -5,11 +5,12 @@
 //! handed from the trainer's thread to the background and back instead of being freed.
 //!
 //! It is shared memory of the node where there is enough: what was captured whole is then named, and
-//! outlives this process until it is on the disk. Where there is not, as in a container that was given
+//! outlives this process until it is on the disk; and from then until the next capture it is what a
+//! restore reads first, see [`crate::image`]. Where there is not, as in a container that was given
 //! 64 MiB, it is memory of this process. Where there is no memory at all, the caller does without.
 //!
 //! # After a crash
-//! A whole capture under its name, which [`crate::recover`] takes over; nothing else.
+//! A whole capture under its name, or one that is staged too: [`crate::recover`] takes both over.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -130,7 +131,7 @@ impl Arena {
         }
     }
 
-    /// Begins the file's image: its room, and the header of `plan`. What was kept is let go.
+    /// Begins the file's image: its room, and the header of `plan`. Nobody finds what it held.
     ///
     /// # Errors
     /// As [`Arena::reserve`].
@@ -165,9 +166,14 @@ impl Arena {
         &self.bytes()[..self.image_bytes]
     }
 
-    /// Whether it holds what is to outlive this process.
-    pub(crate) const fn is_kept(&self) -> bool {
-        matches!(&self.memory, Memory::Node(memory) if memory.is_kept())
+    /// Whether it holds what others may read.
+    pub(crate) const fn is_named(&self) -> bool {
+        matches!(&self.memory, Memory::Node(memory) if memory.is_named())
+    }
+
+    /// Whether it takes more than it may.
+    pub(crate) fn exceeds(&self, bytes_max: Option<u64>) -> bool {
+        bytes_max.is_some_and(|most| self.bytes().len() as u64 > most)
     }
 
     /// Writes down what the image is, and has it outlive this process under a name.
@@ -186,7 +192,16 @@ impl Arena {
         Ok(memory.keep(name)?)
     }
 
-    /// Takes the name away: it is on the disk, or about to change.
+    /// Says that what was kept is on the disk: it need not be staged, and may be read until it changes.
+    ///
+    /// # Errors
+    /// When it cannot be renamed.
+    pub(crate) fn mark_staged(&mut self) -> Result<(), Error> {
+        let Memory::Node(memory) = &mut self.memory else { return Ok(()) };
+        Ok(memory.mark_staged()?)
+    }
+
+    /// Takes the name away: what it holds is lost, or about to change.
     ///
     /// # Errors
     /// When it cannot be.

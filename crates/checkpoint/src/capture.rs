@@ -4,12 +4,13 @@
 //! copied to its place in the file's image. Digests are left to the background, and so is copying what
 //! cannot change before the optimizer's next step.
 //!
-//! A capture that is whole is kept in the node's memory under a name until it is on the node's disk.
+//! A capture that is whole is kept in the node's memory under a name until it is on the node's disk, and
+//! stays to be restored from until the next one.
 //! Where there is no memory for a copy, nothing is copied: the state is staged from where it lies,
 //! while the trainer waits.
 //!
 //! # After a crash
-//! A whole capture is staged by whoever opens the run next; a torn one is nowhere.
+//! A whole capture is staged by whoever opens the run next, unless it was; a torn one is nowhere.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -91,7 +92,7 @@ impl Captured<'_> {
 
     fn name(&self) -> Key {
         let CaptureFacts { run, step, rank, attempt, .. } = &self.facts;
-        name(run, *step, *attempt, *rank, "capture")
+        kept_as(run, *step, *attempt, *rank)
     }
 
     /// The image of the whole file, if there is one.
@@ -167,10 +168,15 @@ pub(crate) fn read_kept(
     if image.len() as u64 != plan.file_bytes || !image.starts_with(&plan.header) {
         return Err(Error::object(kept_as, "its image is not what its record says"));
     }
-    if name(run, *step, *attempt, *rank, "capture") != *kept_as {
+    if self::kept_as(run, *step, *attempt, *rank) != *kept_as {
         return Err(Error::object(kept_as, "it does not belong where it lies"));
     }
     Ok((record, plan))
+}
+
+/// The name of a capture in memory.
+pub(crate) fn kept_as(run: &Name, step: u64, attempt: Nonce, rank: u32) -> Key {
+    name(run, step, attempt, rank, "capture")
 }
 
 /// The name of something that one rank has of one attempt, on its node.

@@ -6,16 +6,18 @@
 //! together, so that thousands of small ones cost a few requests; several threads read and verify.
 //! Only files that hold something wanted are opened.
 //!
-//! A copy that is still staged on this node is read first; where it is damaged or gone, the lake's.
-//! What did not change since an earlier checkpoint is read from that one's file, in the lake.
+//! What this node has is read first: the state as it still lies in memory, then the file that is staged;
+//! tensor by tensor where something is damaged, and from the lake at last. What did not change since an
+//! earlier checkpoint is read from memory, or from that one's file in the lake.
 //!
 //! # Bounds
 //! Beside the memory it is asked to fill: [`GROUP_BYTES`] for each thread, or a stored part where
-//! that is larger and not wanted as it is.
+//! that is larger and not wanted as it is; and what the page cache holds of it, see [`crate::ahead`].
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
+    num::NonZeroU64,
     os::unix::fs::FileExt,
     sync::{Mutex, PoisonError},
 };
@@ -32,7 +34,9 @@ use forebay_types::{Digest, DigestWriter, Key, Name};
 
 use crate::{
     Error, Tier, Which,
+    ahead::ReadAhead,
     boxes::{Place, copy_shared},
+    image::Image,
     read,
     stage::StagedNames,
 };
@@ -223,13 +227,13 @@ impl CommittedCheckpoint {
         let CommitRecord { run, step, .. } = &self.commit;
         let wanted = self.wanted(&regions)?;
         let regions: Vec<_> = regions.into_iter().map(Mutex::new).collect();
-        let filled = self.fill(tiers, &wanted, &regions);
+        let filled = self.fill(tiers, wanted, &regions);
         filled.map_err(|error| read::explain(tiers.lake, run, *step, error))
     }
 
     /// Which regions want something of which entry of which file.
-    fn wanted(&self, regions: &[Region<'_>]) -> Result<BTreeMap<FileOf, Wanted>, Error> {
-        let mut wanted: BTreeMap<FileOf, Wanted> = BTreeMap::new();
+    fn wanted(&self, regions: &[Region<'_>]) -> Result<Wanted, Error> {
+        let mut wanted = Wanted::new();
         for (number, region) in regions.iter().enumerate() {
             for (rank, entry) in self.parts_of(region)? {
                 let earlier = self.ranks[rank as usize].tensors[entry].earlier;
@@ -284,75 +288,129 @@ impl CommittedCheckpoint {
     fn fill(
         &self,
         tiers: Tiers<'_>,
-        wanted: &BTreeMap<FileOf, Wanted>,
+        wanted: Wanted,
         regions: &[Mutex<Region<'_>>],
     ) -> Result<Tier, Error> {
-        // Ranks whose staged copy this node has, then all the others, and those whose was no good.
-        let near = Mutex::new(BTreeMap::new());
+        let mut left = wanted;
         if let Some((local, _)) = tiers.near {
-            let own = wanted.keys().copied().filter(|file| file.earlier.is_none());
-            tiers.share(own.collect(), |file| {
-                if let Some(source) = staged(local, self.record_of(file)) {
-                    lock(&near).insert(file, source);
-                }
-                Ok(())
-            })?;
+            left = self.fill_from_memory(tiers, local, left, regions)?;
+            if left.is_empty() {
+                return Ok(Tier::Memory);
+            }
+            left = self.fill_from_staging(tiers, local, left, regions)?;
         }
-        let near = near.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let lost = Mutex::new(Vec::new());
-        let found = wanted.iter().filter(|(file, _)| near.contains_key(file));
-        let jobs = self.jobs(found, ALONE_BYTES_MIN);
+        if left.is_empty() {
+            return Ok(Tier::Local);
+        }
+        self.fill_from_lake(tiers, &left, regions)?;
+        Ok(Tier::Lake)
+    }
+
+    /// Fills what this node still has in memory; returns what is left.
+    fn fill_from_memory(
+        &self,
+        tiers: Tiers<'_>,
+        local: &LocalTier,
+        wanted: Wanted,
+        regions: &[Mutex<Region<'_>>],
+    ) -> Result<Wanted, Error> {
+        let ranks = wanted.keys().map(|file| file.rank).collect();
+        let images = look(tiers, ranks, |rank| {
+            let image = Image::find(local, &self.ranks[rank as usize])?;
+            Some((Source::Memory(image.file.try_clone().ok()?, image.name.clone()), image))
+        })?;
+        self.fill_near(tiers, wanted, regions, |file, entry| {
+            let (source, image) = images.get(&file.rank)?;
+            Some((source, image.offset_of(entry)?))
+        })
+    }
+
+    /// Fills what this node has staged; returns what is left.
+    fn fill_from_staging(
+        &self,
+        tiers: Tiers<'_>,
+        local: &LocalTier,
+        wanted: Wanted,
+        regions: &[Mutex<Region<'_>>],
+    ) -> Result<Wanted, Error> {
+        let own = wanted.keys().copied().filter(|file| file.earlier.is_none()).collect();
+        let files = look(tiers, own, |file: FileOf| staged(local, self.record_of(file)))?;
+        self.fill_near(tiers, wanted, regions, |file, entry| {
+            Some((files.get(&file)?, entry.offset))
+        })
+    }
+
+    /// Fills what has a place, and returns the rest: what has none, and what is damaged there.
+    fn fill_near<'s>(
+        &self,
+        tiers: Tiers<'_>,
+        wanted: Wanted,
+        regions: &[Mutex<Region<'_>>],
+        place: impl Fn(FileOf, &TensorEntry) -> Option<(&'s Source<'s>, u64)>,
+    ) -> Result<Wanted, Error> {
+        let (jobs, left) = self.jobs(&wanted, ALONE_BYTES_MIN, place);
+        let (left, ahead) = (Mutex::new(left), ahead_of(&jobs));
         tiers.share(jobs, |job| {
-            let source = &near[&job.file];
-            if self.read_job(source, &job, regions).is_err() {
-                lock(&lost).push(job);
+            if self.read_job(&job, &ahead, regions).is_err() {
+                let left = &mut *lock(&left);
+                let entries = left.entry(job.file).or_default();
+                entries.extend(job.entries.iter().map(|&(entry, wanted)| (entry, wanted.to_vec())));
             }
             Ok(())
         })?;
-        let mut jobs = lost.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let alone_bytes_min = if tiers.lake.is_remote() { u64::MAX } else { ALONE_BYTES_MIN };
-        let others = wanted.iter().filter(|(file, _)| !near.contains_key(file));
-        jobs.extend(self.jobs(others, alone_bytes_min));
-        if jobs.is_empty() {
-            return Ok(Tier::Local);
+        Ok(left.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn fill_from_lake(
+        &self,
+        tiers: Tiers<'_>,
+        wanted: &Wanted,
+        regions: &[Mutex<Region<'_>>],
+    ) -> Result<(), Error> {
+        let mut files: BTreeMap<FileOf, Source<'_>> = BTreeMap::new();
+        for (&file, entries) in wanted {
+            let (record, entry) = (self.record_of(file), entries.keys().next());
+            let key = entry.map(|&entry| record.file_key(&record.tensors[entry]));
+            files.extend(key.map(|key| (file, Source::Lake(tiers.lake, key))));
         }
-        let mut far: BTreeMap<FileOf, Source<'_>> = BTreeMap::new();
-        for job in &jobs {
-            let (record, (entry, _)) = (self.record_of(job.file), job.entries[0]);
-            let key = || record.file_key(&record.tensors[entry]);
-            far.entry(job.file).or_insert_with(|| Source::Lake(tiers.lake, key()));
-        }
-        tiers.share(far.iter().collect(), |(&file, source)| {
+        tiers.share(files.iter().collect(), |(&file, source)| {
             let record = self.record_of(file);
             match file.earlier {
                 None => check_header(source, record),
                 Some(earlier) => source.check_bytes(record.earlier[earlier as usize].bytes),
             }
         })?;
-        tiers.share(jobs, |job| self.read_job(&far[&job.file], &job, regions))?;
-        Ok(Tier::Lake)
+        let alone_bytes_min = if tiers.lake.is_remote() { u64::MAX } else { ALONE_BYTES_MIN };
+        let (jobs, _) = self
+            .jobs(wanted, alone_bytes_min, |file, entry| Some((files.get(&file)?, entry.offset)));
+        let ahead = ahead_of(&jobs);
+        tiers.share(jobs, |job| self.read_job(&job, &ahead, regions))
     }
 
     fn record_of(&self, file: FileOf) -> &RankRecord {
         &self.ranks[file.rank as usize]
     }
 
-    /// Cuts what is wanted of each file into neighbours that are read as one; tensors of so many bytes
-    /// have none.
-    fn jobs<'w>(
+    /// Cuts what is wanted into neighbours that are read as one; tensors of so many bytes have none. What
+    /// has no place comes back beside that.
+    fn jobs<'w, 's>(
         &self,
-        wanted: impl Iterator<Item = (&'w FileOf, &'w Wanted)>,
+        wanted: &'w Wanted,
         alone_bytes_min: u64,
-    ) -> Vec<Job<'w>> {
-        let mut jobs: Vec<Job<'w>> = Vec::new();
+        place: impl Fn(FileOf, &TensorEntry) -> Option<(&'s Source<'s>, u64)>,
+    ) -> (Vec<Job<'w, 's>>, Wanted) {
+        let (mut jobs, mut placeless): (Vec<Job<'w, 's>>, _) = (Vec::new(), Wanted::new());
         for (&file, entries) in wanted {
             let tensors = &self.record_of(file).tensors;
-            let mut end = u64::MAX;
             for (&entry, regions) in entries {
                 let tensor = &tensors[entry];
-                let fits = |job: &Job<'_>| {
+                let Some((source, offset)) = place(file, tensor) else {
+                    placeless.entry(file).or_default().insert(entry, regions.clone());
+                    continue;
+                };
+                let fits = |job: &Job<'_, '_>| {
                     job.file == file
-                        && end == tensor.offset
+                        && job.offset + job.bytes == offset
                         && job.bytes + tensor.bytes <= GROUP_BYTES
                         && tensor.bytes < alone_bytes_min
                         && tensors[job.entries[0].0].bytes < alone_bytes_min
@@ -363,30 +421,29 @@ impl CommittedCheckpoint {
                         job.bytes += tensor.bytes;
                     }
                     None => {
-                        let entries = vec![(entry, &**regions)];
-                        jobs.push(Job { file, entries, bytes: tensor.bytes });
+                        let (entries, bytes) = (vec![(entry, &**regions)], tensor.bytes);
+                        jobs.push(Job { file, source, offset, entries, bytes });
                     }
                 }
-                end = tensor.offset + tensor.bytes;
             }
         }
-        jobs
+        (jobs, placeless)
     }
 
     fn read_job(
         &self,
-        source: &Source<'_>,
-        job: &Job<'_>,
+        job: &Job<'_, '_>,
+        ahead: &ReadAhead<'_>,
         regions: &[Mutex<Region<'_>>],
     ) -> Result<(), Error> {
-        let tensors = &self.record_of(job.file).tensors;
+        let (tensors, source) = (&self.record_of(job.file).tensors, job.source);
         if let [(entry, &[region])] = job.entries[..] {
             let mut region = lock(&regions[region]);
             let (start, shape) = placed(&tensors[entry]);
             if (Place { start: &region.start, shape: &region.shape })
                 .is(Place { start: &start, shape })
             {
-                return read_tensor(source, &tensors[entry], region.into);
+                return read_tensor((source, ahead), job.offset, &tensors[entry], region.into);
             }
         }
         let length = usize::try_from(job.bytes)
@@ -394,9 +451,10 @@ impl CommittedCheckpoint {
         let mut bytes = vec![0; length];
         let mut rest = &mut bytes[..];
         if let [(entry, _)] = job.entries[..] {
-            read_tensor(source, &tensors[entry], rest)?;
+            read_tensor((source, ahead), job.offset, &tensors[entry], rest)?;
         } else {
-            source.read(tensors[job.entries[0].0].offset, rest)?;
+            ahead.advance(job.bytes);
+            source.read(job.offset, rest)?;
             for (entry, _) in &job.entries {
                 let (tensor, behind) = rest.split_at_mut(tensors[*entry].bytes as usize);
                 check_tensor(source.key(), &tensors[*entry], Digest::of(tensor))?;
@@ -421,8 +479,8 @@ impl CommittedCheckpoint {
     }
 }
 
-/// The regions that want something of each entry of a file, in the order of the record.
-type Wanted = BTreeMap<usize, Vec<usize>>;
+/// The regions that want something of each entry of each file, in the order of the record.
+type Wanted = BTreeMap<FileOf, BTreeMap<usize, Vec<usize>>>;
 
 /// One of the files that a rank's record names: its own, or an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -431,11 +489,17 @@ struct FileOf {
     earlier: Option<u32>,
 }
 
-/// Neighbours of one file, with the regions that want something of each.
-struct Job<'a> {
+/// Neighbours of one file, with the regions that want something of each, and where they are read from.
+struct Job<'a, 's> {
     file: FileOf,
+    source: &'s Source<'s>,
+    offset: u64,
     entries: Vec<(usize, &'a [usize])>,
     bytes: u64,
+}
+
+fn ahead_of<'s>(jobs: &[Job<'_, 's>]) -> ReadAhead<'s> {
+    ReadAhead::new(jobs.iter().map(|job| (job.source, job.offset, job.bytes)))
 }
 
 /// Where an entry lies in its tensor.
@@ -492,6 +556,22 @@ pub(crate) fn file_key(record: &RankRecord) -> Key {
     checkpoint::tensors_key(&record.run, record.step, record.rank, record.file.digest)
 }
 
+/// What `find` finds for each.
+fn look<K: Copy + Ord + Send, T: Send>(
+    tiers: Tiers<'_>,
+    wanted: BTreeSet<K>,
+    find: impl Fn(K) -> Option<T> + Sync,
+) -> Result<BTreeMap<K, T>, Error> {
+    let found = Mutex::new(BTreeMap::new());
+    tiers.share(wanted.into_iter().collect(), |one| {
+        if let Some(value) = find(one) {
+            lock(&found).insert(one, value);
+        }
+        Ok(())
+    })?;
+    Ok(found.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
 /// A rank's file as this node has it staged, if it has and it looks sound.
 fn staged<'a>(local: &LocalTier, record: &RankRecord) -> Option<Source<'a>> {
     let name = StagedNames::of(record).file;
@@ -501,6 +581,7 @@ fn staged<'a>(local: &LocalTier, record: &RankRecord) -> Option<Source<'a>> {
 
 /// A tensor file on one of the tiers.
 pub(crate) enum Source<'a> {
+    Memory(File, Key),
     Local(File, Key),
     Lake(&'a Lake, Key),
 }
@@ -508,7 +589,7 @@ pub(crate) enum Source<'a> {
 impl Source<'_> {
     pub(crate) const fn key(&self) -> &Key {
         match self {
-            Self::Local(_, key) | Self::Lake(_, key) => key,
+            Self::Memory(_, key) | Self::Local(_, key) | Self::Lake(_, key) => key,
         }
     }
 
@@ -520,9 +601,32 @@ impl Source<'_> {
         }
     }
 
+    /// Whether reading waits for a disk, or a file system that is asked like one.
+    pub(crate) fn is_on_disk(&self) -> bool {
+        match self {
+            Self::Memory(..) => false,
+            Self::Local(..) => true,
+            Self::Lake(lake, _) => !lake.is_remote(),
+        }
+    }
+
+    /// Has a stretch brought into the page cache. A hint: what it does not help is read all the same.
+    pub(crate) fn will_read(&self, offset: u64, bytes: u64) {
+        match self {
+            Self::Memory(..) => {}
+            Self::Local(file, _) => {
+                let advice = rustix::fs::Advice::WillNeed;
+                let _hint = rustix::fs::fadvise(file, offset, NonZeroU64::new(bytes), advice);
+            }
+            Self::Lake(lake, key) => lake.will_read(key, offset, bytes),
+        }
+    }
+
     fn bytes(&self) -> Result<u64, Error> {
         match self {
-            Self::Local(file, key) => Ok(file.metadata().map_err(Error::file("read", key))?.len()),
+            Self::Memory(file, key) | Self::Local(file, key) => {
+                Ok(file.metadata().map_err(Error::file("read", key))?.len())
+            }
             Self::Lake(lake, key) => {
                 let size = lake.size(key)?;
                 size.ok_or_else(|| Error::object(key, "it is missing, though a commit names it"))
@@ -542,7 +646,7 @@ impl Source<'_> {
 
     pub(crate) fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Error> {
         match self {
-            Self::Local(file, key) => {
+            Self::Memory(file, key) | Self::Local(file, key) => {
                 file.read_exact_at(into, offset).map_err(Error::file("read", key))
             }
             Self::Lake(lake, key) => Ok(lake.read_range(key, Purpose::Checkpoint, offset, into)?),
@@ -564,11 +668,17 @@ pub(crate) fn check_header(source: &Source<'_>, record: &RankRecord) -> Result<(
 }
 
 /// Reads a stored tensor whole, its digest while the bytes are in the processor's cache.
-fn read_tensor(source: &Source<'_>, entry: &TensorEntry, into: &mut [u8]) -> Result<(), Error> {
+fn read_tensor(
+    (source, ahead): (&Source<'_>, &ReadAhead<'_>),
+    offset: u64,
+    entry: &TensorEntry,
+    into: &mut [u8],
+) -> Result<(), Error> {
     let mut digest = DigestWriter::new();
     let piece_bytes = source.piece_bytes();
     let pieces = into.chunks_mut(piece_bytes);
-    for (offset, piece) in (entry.offset..).step_by(piece_bytes).zip(pieces) {
+    for (offset, piece) in (offset..).step_by(piece_bytes).zip(pieces) {
+        ahead.advance(piece.len() as u64);
         source.read(offset, piece)?;
         digest.update(piece);
     }

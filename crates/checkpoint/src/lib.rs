@@ -31,11 +31,13 @@
 //! | after the capture, staging | the capture in the node's memory, maybe an unsealed file | stages, drains and commits the one, removes the other |
 //! | after sealing, draining, before the commit | a sealed save on the node | drains and commits it |
 //! | after the commit | the same, committed | keeps it to restore from, then releases it |
+//! | any time after staging, until the next capture | also the state in the node's memory | reads it before the disk, then uses its memory again |
 //!
 //! What a lost node left in the lake is removed by retention after [`LEFTOVER_GRACE`], or by
 //! [`sweep`] when somebody knows that nobody writes it any more.
 
 mod adopt;
+mod ahead;
 mod arena;
 mod ask;
 mod base;
@@ -49,6 +51,7 @@ mod digests;
 mod error;
 mod export;
 mod fork;
+mod image;
 mod import;
 mod inspect;
 mod keep;

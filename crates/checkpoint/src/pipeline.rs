@@ -10,7 +10,8 @@
 //!
 //! A save that could not be drained because the lake was away stays sealed and is tried again with
 //! the next save or wait. The newest committed save stays staged until the next is committed, so
-//! that a restart on this node restores from the local tier.
+//! that a restart on this node restores from the local tier. Its state also stays in the arena until
+//! the next capture, and is read there first.
 //!
 //! A save may refer to tensors of the one staged before it. They reach the lake in that order; and
 //! when one is lost, the next is written whole, and those between the two cannot be committed.
@@ -330,7 +331,7 @@ fn stage_all(
             Job::Stage(captured) => captured,
             Job::Ready(mut arena, bytes) => {
                 // What it holds ends where it ends. The save that finds it wanting tells what is to be told.
-                if !arena.is_kept() {
+                if !arena.is_named() {
                     let _ready = arena.reserve(bytes, site);
                 }
                 let _sent = arenas.send(arena);
@@ -352,8 +353,8 @@ fn stage_all(
         let (step, captured_at) = (captured.facts.step, captured.timing.captured_at);
         let mut arena = captured.into_arena();
         if outcome.is_ok() {
-            // Found on the disk too, it is staged once.
-            let _on_disk = arena.unkeep();
+            // Found on the disk too, it is staged once. What cannot be said costs a restore a read of it.
+            let _on_disk = arena.mark_staged();
         }
         // The trainer may be gone.
         let _sent = arenas.send(arena);

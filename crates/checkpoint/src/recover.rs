@@ -3,6 +3,9 @@
 //! What it had captured is staged; a sealed save is drained and committed: its process died, its data
 //! did not. A tensor file that was never sealed is removed. A rank takes care of its own files, and of
 //! those of ranks that no longer exist because the world has shrunk.
+//!
+//! A state that is staged and still in memory is taken over to be restored from, until the next capture
+//! takes its place. That of other runs, whose processes are dead, is let go: they have it on the disk.
 
 use std::{collections::BTreeSet, fmt, io::Read, time::Duration};
 
@@ -92,7 +95,9 @@ pub(crate) fn recover(site: &Site) -> Result<(Vec<Recovered>, Option<Sealed>, Ar
         recovered.push(said(site, &name, Recovery::Unsealed));
     }
     let arena = recover_captured(site, &seals, &mut recovered, &mut kept)?;
-    Ok((recovered, kept, arena))
+    let arena = take_staged(site, arena)?;
+    let is_too_large = arena.exceeds(site.settings.arena_bytes_max);
+    Ok((recovered, kept, if is_too_large { Arena::default() } else { arena }))
 }
 
 fn said(site: &Site, name: &Key, outcome: Recovery) -> Recovered {
@@ -130,7 +135,26 @@ fn recover_captured(
             recovered.push(said(site, &seal, outcome));
         }
         arena = captured.into_arena();
-        arena.unkeep()?;
+        arena.mark_staged()?;
+    }
+    Ok(arena)
+}
+
+/// Takes over the newest state of this rank that is staged and still in memory, unless there is one
+/// already. What it does not take is removed, but for that of other ranks that will come.
+fn take_staged(site: &Site, mut arena: Arena) -> Result<Arena, Error> {
+    // Names sort by step.
+    for name in site.local().staged_memory()?.into_iter().rev() {
+        let is_of_run = checkpoint::step_of(&site.run, &name).is_some();
+        if is_of_run && !is_ours(site, &name) {
+            continue;
+        }
+        // Nothing of a process that lives; what is dropped is removed.
+        let Some(memory) = site.local().take_staged_memory(&name)? else { continue };
+        let is_wanted = is_of_run && rank_of(&name) == Some(site.rank.rank()) && !arena.is_named();
+        if let (true, Ok((_, plan))) = (is_wanted, read_kept(&memory, &name)) {
+            arena = Arena::holding(memory, plan.file_bytes as usize);
+        }
     }
     Ok(arena)
 }
@@ -163,10 +187,12 @@ fn staged_names(site: &Site) -> Result<BTreeSet<Key>, Error> {
 
 /// Whether this rank takes care of a staged file.
 fn is_ours(site: &Site, name: &Key) -> bool {
-    let rank = name.file_name().strip_prefix("rank-").and_then(|rest| rest.split('.').next());
-    let rank = rank.and_then(|rank| rank.parse::<u32>().ok());
     checkpoint::step_of(&site.run, name).is_some()
-        && rank.is_some_and(|rank| rank % site.rank.world_size() == site.rank.rank())
+        && rank_of(name).is_some_and(|rank| rank % site.rank.world_size() == site.rank.rank())
+}
+
+fn rank_of(name: &Key) -> Option<u32> {
+    name.file_name().strip_prefix("rank-")?.split('.').next()?.parse().ok()
 }
 
 fn read_seal(site: &Site, name: &Key) -> Result<Result<Sealed, String>, Error> {

@@ -8,7 +8,9 @@ use forebay_types::Position;
 /// Where a checkpoint was read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tier {
-    /// This node's local tier alone.
+    /// This node's memory alone.
+    Memory,
+    /// This node's local tier, and perhaps its memory.
     Local,
     /// The lake, at least in part.
     Lake,
@@ -17,6 +19,7 @@ pub enum Tier {
 impl fmt::Display for Tier {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
+            Self::Memory => "memory",
             Self::Local => "local",
             Self::Lake => "lake",
         })

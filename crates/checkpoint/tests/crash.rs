@@ -11,11 +11,14 @@ use std::{
     process::Command,
 };
 
-use forebay_checkpoint::{Part, Which, list, restore, verify};
+use forebay_checkpoint::{
+    CheckpointSettings, Checkpointer, Part, Tier, Which, list, restore, verify,
+};
 use forebay_lake::Lake;
 use forebay_local::LocalTier;
 use forebay_runtime::Runtime;
 use forebay_transfer::Transfer;
+use forebay_types::{Name, Rank};
 
 use support::{assert_is, keep_all, objects, open, run, save, until};
 
@@ -94,6 +97,9 @@ fn crash_in(directory: &Path, point: &str, before: &[u64], after: &[u64]) {
     assert_committed(&transfer, after, point);
     let restored = checkpointer.restore(Which::Newest, Part::All).unwrap().unwrap();
     assert_is(&restored, *after.last().unwrap());
+    // What was captured whole need not come from the disk.
+    let tier = if after.contains(&20) { Tier::Memory } else { Tier::Lake };
+    assert_eq!(restored.tier(), tier, "{point}");
     drop((checkpointer, transfer));
 
     assert!(!train(directory, None));
@@ -171,4 +177,38 @@ fn killed_before_the_commit() {
 #[test]
 fn killed_after_the_commit() {
     crash_at("checkpoint.after_commit", &[10, 20], &[10, 20]);
+}
+
+/// A process that reads and never saves finds it too, and leaves it there; the run's next start takes it
+/// over. Another run, which needs memory of its own, lets it go.
+#[test]
+fn what_is_left_in_memory_is_read_by_all_and_let_go_by_others() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(train(folder.path(), Some("checkpoint.after_commit:2")));
+    let transfer = tiers(folder.path());
+    let left = || transfer.local().staged_memory().unwrap().len();
+    for _ in 0..2 {
+        let restored = restore(&transfer, &run(), Which::Newest, Part::All).unwrap().unwrap();
+        assert_is(&restored, 20);
+        assert_eq!((restored.tier(), left()), (Tier::Memory, 1));
+    }
+    let (night, settings) = (Name::new("night").unwrap(), keep_all());
+    let runtime = transfer.runtime();
+    let other = Checkpointer::open(&transfer, &night, Rank::ALONE, &settings, runtime).unwrap();
+    assert_eq!(left(), 0);
+    drop(other);
+    assert!(!transfer.local().memory_folder().exists());
+}
+
+#[test]
+fn what_is_left_in_memory_is_within_what_a_copy_may_take() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(train(folder.path(), Some("checkpoint.after_commit:2")));
+    let transfer = tiers(folder.path());
+    let settings = CheckpointSettings { arena_bytes_max: Some(0), ..keep_all() };
+    let checkpointer = open(&transfer, &settings).unwrap();
+    assert!(transfer.local().staged_memory().unwrap().is_empty());
+    let restored = checkpointer.restore(Which::Newest, Part::All).unwrap().unwrap();
+    assert_is(&restored, 20);
+    assert_eq!(restored.tier(), Tier::Local);
 }

@@ -12,8 +12,8 @@ use std::{
 };
 
 use forebay_checkpoint::{
-    CheckpointSettings, Checkpointer, CommittedCheckpoint, Dtype, Part, StateTensor, Which, list,
-    remove, restore, show, sweep, verify,
+    CheckpointSettings, Checkpointer, CommittedCheckpoint, Dtype, Part, StateTensor, Tier, Which,
+    list, remove, restore, show, sweep, verify,
 };
 use forebay_testing::{Fault, Request, TempTiers};
 use forebay_transfer::Transfer;
@@ -73,6 +73,9 @@ fn only_what_changed_is_written_and_each_step_is_whole() {
     assert!(unchanged < 100, "a header without tensors: {unchanged}");
     assert_step(&transfer, 1, &[7; 100]);
     (2..=4).for_each(|step| assert_step(&transfer, step, &values));
+    // What lies in earlier files is in memory with the rest.
+    let restored = restore(&transfer, &run(), Which::Step(4), Part::All).unwrap().unwrap();
+    assert_eq!(restored.tier(), Tier::Memory);
     values[0] = 1;
     save(&mut checkpointer, 5, &values);
     assert_step(&transfer, 5, &values);

@@ -4,7 +4,18 @@
 
 mod support;
 
-use std::{borrow::Cow, io, time::Duration};
+use std::{
+    borrow::Cow,
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use forebay_checkpoint::{
     CheckpointSettings, Checkpointer, Dtype, Part, Recovery, StateTensor, Tier, Which, ask, export,
@@ -26,6 +37,20 @@ const BUDGET_BYTES: u64 = 64 << 20;
 
 fn steps(tiers: &TempTiers) -> Vec<u64> {
     list(&tiers.lake, &run()).unwrap().into_iter().map(|summary| summary.step).collect()
+}
+
+/// What is in memory of the only save that is staged.
+fn memory(tiers: &TempTiers) -> PathBuf {
+    let names = tiers.local.staged_memory().unwrap();
+    let [name] = &names[..] else { panic!("{names:?}") };
+    tiers.local.memory_folder().join(format!(".staged-{}", name.as_str().replace('/', ":")))
+}
+
+fn flip(path: &Path, at: u64) {
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
 }
 
 fn staged(tiers: &TempTiers) -> usize {
@@ -83,6 +108,11 @@ proptest! {
         if number.is_finite() {
             prop_assert_eq!(restored.metadata()["number"].as_f64().unwrap().to_bits(), bits);
         }
+        // So far out of memory; now out of the lake.
+        drop(checkpointer);
+        let restored = restore(&transfer, &run(), Which::Step(3), Part::All).unwrap().unwrap();
+        assert_tensors(&restored, &state);
+        prop_assert_eq!(restored.tier(), Tier::Lake);
         let weights = restore(&transfer, &run(), Which::Step(3), Part::Weights).unwrap().unwrap();
         let wanted: Vec<_> =
             state.into_iter().filter(|tensor| tensor.name.starts_with("model.")).collect();
@@ -117,6 +147,7 @@ fn large_tensors_survive_and_other_readers_read_the_file() {
     let judge = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     assert!(judge.tensor("model.large").unwrap().data() == large);
 
+    drop(checkpointer);
     let read = |part| {
         let before = tiers.lake.traffic()[&Purpose::Checkpoint].bytes_read;
         restore(&transfer, &run(), Which::Newest, part).unwrap();
@@ -206,6 +237,84 @@ fn what_could_not_be_staged_is_in_memory_for_the_next_process() {
     assert_is(&checkpointer.restore(Which::Newest, Part::All).unwrap().unwrap(), 1);
     drop(checkpointer);
     roomy.clear().unwrap();
+}
+
+#[test]
+fn after_the_wait_memory_alone_has_it_until_the_next_capture_or_the_end() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let transfer = tiers.transfer();
+    let mut checkpointer = open(&transfer, &keep_all()).unwrap();
+    let tier = |step| {
+        let restored = restore(&transfer, &run(), Which::Step(step), Part::All).unwrap().unwrap();
+        assert_is(&restored, step);
+        restored.tier()
+    };
+    for step in [1, 2] {
+        save(&mut checkpointer, step).unwrap();
+        checkpointer.wait().unwrap();
+        assert_eq!((staged(&tiers), tier(step)), (0, Tier::Memory));
+        assert!(tiers.local.kept_memory().unwrap().is_empty(), "nothing is to be staged again");
+    }
+    assert_eq!(tier(1), Tier::Lake);
+    drop(checkpointer);
+    assert_eq!(tier(2), Tier::Lake);
+    tiers.local.clear().unwrap();
+}
+
+#[test]
+fn memory_of_another_attempt_at_the_step_is_not_read() {
+    let (tiers, other) = (TempTiers::new(BUDGET_BYTES), TempTiers::new(BUDGET_BYTES));
+    let mut checkpointer = open(&tiers.transfer(), &keep_all()).unwrap();
+    save(&mut checkpointer, 1).unwrap();
+    checkpointer.wait().unwrap();
+    let mut elsewhere = open(&other.transfer(), &keep_all()).unwrap();
+    save(&mut elsewhere, 1).unwrap();
+    elsewhere.wait().unwrap();
+    let ours = memory(&tiers);
+    std::fs::rename(&ours, ours.with_file_name("aside")).unwrap();
+    std::fs::copy(memory(&other), ours).unwrap();
+    let restored = checkpointer.restore(Which::Newest, Part::All).unwrap().unwrap();
+    assert_eq!(restored.tier(), Tier::Lake);
+    assert_is(&restored, 1);
+}
+
+/// Whoever reads beside captures gets a state that was saved, whole, wherever it comes from.
+#[test]
+fn a_reader_and_the_next_capture_never_mix() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let transfer = tiers.transfer();
+    let state = |step: u64| -> Vec<StateTensor<'static>> {
+        let tensor = |number: usize| StateTensor {
+            name: format!("model.t{number}").into(),
+            dtype: Dtype::U8,
+            shape: vec![1 << 20],
+            bytes: vec![step as u8; 1 << 20].into(),
+            part: None,
+        };
+        (0..4).map(tensor).collect()
+    };
+    let mut checkpointer = open(&transfer, &keep_all()).unwrap();
+    let (reading, done) = (transfer.clone(), Arc::new(AtomicBool::new(false)));
+    let reader = tiers.runtime.spawn("reader", {
+        let done = done.clone();
+        move || {
+            let mut read = 0;
+            while !done.load(Ordering::Relaxed) {
+                let found = restore(&reading, &run(), Which::Newest, Part::All).unwrap();
+                if let Some(restored) = found {
+                    assert_tensors(&restored, &state(restored.step()));
+                    read += 1;
+                }
+            }
+            read
+        }
+    });
+    for step in 1..=20 {
+        checkpointer.save(step, Position { step }, &state(step), &Value::Null).unwrap();
+    }
+    checkpointer.wait().unwrap();
+    done.store(true, Ordering::Relaxed);
+    assert!(reader.join().unwrap() > 0);
 }
 
 #[test]
@@ -507,16 +616,18 @@ fn the_newest_is_restored_from_the_node_while_it_is_there_and_sound() {
     save(&mut checkpointer, 1).unwrap();
     until(&tiers.runtime, || !checkpointer.finished().is_empty());
     let restored = checkpointer.restore(Which::Newest, Part::All).unwrap().unwrap();
-    assert_eq!(restored.tier(), Tier::Local);
+    assert_eq!(restored.tier(), Tier::Memory);
+    assert_is(&restored, 1);
     let names = tiers.local.staged().unwrap();
     let file = names.iter().find(|staged| staged.name.as_str().ends_with(".safetensors")).unwrap();
     let path = tiers.local_path().join("staging").join(file.name.as_str());
-    let mut bytes = std::fs::read(&path).unwrap();
-    *bytes.last_mut().unwrap() ^= 1;
-    std::fs::write(path, bytes).unwrap();
-    let restored = checkpointer.restore(Which::Newest, Part::All).unwrap().unwrap();
-    assert_eq!(restored.tier(), Tier::Lake);
-    assert_is(&restored, 1);
+    // The last byte of the image is that of the narrowest element, `model.scale`.
+    for (path, next) in [(memory(&tiers), Tier::Local), (path, Tier::Lake)] {
+        flip(&path, file.bytes - 1);
+        let restored = checkpointer.restore(Which::Newest, Part::All).unwrap().unwrap();
+        assert_eq!(restored.tier(), next);
+        assert_is(&restored, 1);
+    }
     checkpointer.wait().unwrap();
     assert_eq!(staged(&tiers), 0);
 }

@@ -19,6 +19,7 @@ use std::{
     collections::HashSet,
     fs::{self, File, TryLockError},
     io::{self, Write},
+    num::NonZeroU64,
     os::unix::fs::{DirBuilderExt, FileExt, MetadataExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -210,6 +211,14 @@ impl Store for Directory {
                 Err(Error::Truncated { key: key.clone(), wanted, length })
             }
             result => result.map_err(failed),
+        }
+    }
+
+    fn will_read(&self, key: &Key, offset: u64, bytes: u64) {
+        let (above, name) = split(key);
+        if let Ok(file) = self.enter(above).and_then(|folder| folder.file(name)) {
+            let advice = rustix::fs::Advice::WillNeed;
+            let _hint = rustix::fs::fadvise(&file, offset, NonZeroU64::new(bytes), advice);
         }
     }
 

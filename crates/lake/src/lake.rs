@@ -124,6 +124,12 @@ impl Lake {
         Ok(())
     }
 
+    /// Says that a stretch of an object is going to be read soon. A hint, which costs no wait for the
+    /// bytes, and does nothing where the store has no use for it.
+    pub fn will_read(&self, key: &Key, offset: u64, bytes: u64) {
+        self.shared.store.will_read(key, offset, bytes);
+    }
+
     /// Starts an object; it appears, whole and durable, when the writer is finished.
     ///
     /// # Errors

@@ -26,6 +26,12 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// [`Error::Truncated`] when the object ends before `into` is full.
     fn read_range(&self, key: &Key, offset: u64, into: &mut [u8]) -> Result<(), Error>;
 
+    /// Says that a stretch of an object is going to be read soon. An engine overrides this if it can do
+    /// something about it without a wait.
+    fn will_read(&self, key: &Key, offset: u64, bytes: u64) {
+        let _ = (key, offset, bytes);
+    }
+
     /// A whole object of at most `bytes_max` bytes; `None` if there is none. An engine overrides
     /// this if one request can say how long an object is and give it.
     ///

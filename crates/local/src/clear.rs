@@ -1,6 +1,6 @@
 //! Clearing: the tier is emptied for the next job, and nothing is lost.
 
-use std::{fs, io::ErrorKind};
+use std::{fs, io::ErrorKind, time::Duration};
 
 use crate::{
     Error, LocalTier, files,
@@ -30,6 +30,7 @@ impl LocalTier {
         self.make_folders()?;
         self.require_drained()?;
         self.require_idle()?;
+        self.remove_staged_memory(Duration::ZERO)?;
         self.recover_memory()?;
         self.forget_ledger(&lock)?;
         let mut cleared = Cleared::default();

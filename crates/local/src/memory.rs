@@ -1,15 +1,20 @@
-//! Memory of this node that outlives its process, for what is not on the disk yet.
+//! Memory of this node that outlives its process, for what is not on the disk yet, or read best here.
 //!
 //! ```text
 //! /dev/shm/forebay-<user>-<digest of the tier's directory>/
 //!   .tier               a link to the directory
 //!   .memory-<nonce>     in use by a process
 //!   <key, `:` for `/`>  what is to be kept when its process dies
+//!   .staged-<the same>  what is durable elsewhere too, and may be read here until it changes
 //! ```
 //!
-//! A process writes into memory that has no name yet, gives it one when what it holds is whole, and
-//! takes the name away when it is durable elsewhere or about to change. A rename is all that is to
-//! it, so whoever finds a name finds something whole.
+//! A process writes into memory that has no name yet, gives it one when what it holds is whole, says
+//! when that is durable elsewhere, and takes the name away before it changes. A rename is all that is
+//! to it, so whoever finds a name finds something whole.
+//!
+//! What is kept is read by whoever takes it over. What is staged is read by any process, as a file and
+//! without the owner's lock: it may begin to change while it is read, so a reader believes only what
+//! has its digest once it was copied.
 //!
 //! The owner holds a lock on the file as long as the memory is mapped, and by the mapping alone: the
 //! file is closed, and a forked child does not inherit the mapping. So the lock dies with the process,
@@ -23,6 +28,9 @@
 //! Memory without a name whose owner is dead is removed when the tier is next opened. With a name it
 //! stays until somebody takes it over, or the machine is started again. When the directory was removed
 //! by hand, nobody can take it over: any tier that is opened a day later removes it.
+//!
+//! What was staged is a convenience: it also goes when the tier is cleared or opened a day later, and
+//! when somebody of the tier needs memory that the node has not.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -43,21 +51,32 @@ use crate::{Error, LocalTier, files, tier::is_hidden};
 const ROOT: &str = "/dev/shm";
 const PREFIX: &str = "forebay";
 const IN_USE: &str = ".memory-";
+const STAGED: &str = ".staged-";
 /// Says in a folder of memory which directory it belongs to.
 const TIER: &str = ".tier";
 /// How long memory of a directory that is gone stays: the directory may come back.
 const ORPHAN_AGE: Duration = Duration::from_secs(24 * 3600);
+/// How long what a dead process left staged stays: its run may be started again.
+const STAGED_AGE: Duration = Duration::from_secs(24 * 3600);
 /// Touched to have a page where the system cannot be asked for many at once.
 const PAGE_BYTES: usize = 4096;
 
-/// Memory that outlives this process once it has a name. Dropped without one, nothing is left.
+/// Memory that outlives this process once it has a name. Dropped without being kept, nothing is left.
 #[derive(Debug)]
 pub struct NodeMemory {
     tier: LocalTier,
     path: PathBuf,
     /// Released by hand: a forked child has no mapping to take back.
     map: ManuallyDrop<MmapMut>,
-    is_named: bool,
+    standing: Standing,
+}
+
+/// What the name of memory says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Nameless,
+    Kept,
+    Staged,
 }
 
 /// Proof that no other process of the tier is taking memory. Dies with its process.
@@ -91,12 +110,12 @@ impl LocalTier {
             options.read(true).write(true).create_new(true).mode(0o600);
             let file = options.open(&path)?;
             file.lock()?;
-            require_room(&folder, bytes)?;
+            self.make_room(&folder, bytes)?;
             file.set_len(bytes as u64)?;
             map(&file)
         };
         match make() {
-            Ok(map) => Ok(self.own(path, map, false)),
+            Ok(map) => Ok(self.own(path, map, Standing::Nameless)),
             Err(error) => {
                 files::remove(&path)?;
                 Err(unusable(error))
@@ -120,8 +139,17 @@ impl LocalTier {
         }
     }
 
-    fn own(&self, path: PathBuf, map: MmapMut, is_named: bool) -> NodeMemory {
-        NodeMemory { tier: self.clone(), path, map: ManuallyDrop::new(map), is_named }
+    /// Makes sure that the node has so much left, if need be without what dead processes left staged.
+    /// The space lock is held.
+    fn make_room(&self, folder: &Path, bytes: usize) -> io::Result<()> {
+        require_room(folder, bytes).or_else(|error| {
+            self.remove_staged_memory(Duration::ZERO).map_err(|_| error)?;
+            require_room(folder, bytes)
+        })
+    }
+
+    fn own(&self, path: PathBuf, map: MmapMut, standing: Standing) -> NodeMemory {
+        NodeMemory { tier: self.clone(), path, map: ManuallyDrop::new(map), standing }
     }
 
     /// The names of memory that was kept, in their order, whether or not its owner lives.
@@ -129,10 +157,36 @@ impl LocalTier {
     /// # Errors
     /// When the folder cannot be read.
     pub fn kept_memory(&self) -> Result<Vec<Key>, Error> {
+        self.memory_named("")
+    }
+
+    /// The names of memory whose content is staged, in their order, whether or not its owner lives.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn staged_memory(&self) -> Result<Vec<Key>, Error> {
+        self.memory_named(STAGED)
+    }
+
+    fn memory_named(&self, prefix: &str) -> Result<Vec<Key>, Error> {
         let paths = self.memory_files()?;
-        let mut names: Vec<_> = paths.iter().filter_map(|path| name_of(path)).collect();
+        let mut names: Vec<_> = paths.iter().filter_map(|path| name_of(path, prefix)).collect();
         names.sort_unstable();
         Ok(names)
+    }
+
+    /// Memory whose content is staged, to be read from as a file; nothing if there is none. It may
+    /// change while it is read.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn staged_memory_file(&self, name: &Key) -> Result<Option<File>, Error> {
+        let folder = self.memory_folder();
+        let path = folder.join(format!("{STAGED}{}", file_name(name)));
+        match is_private(&folder).and_then(|()| File::open(&path)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            result => result.map(Some).map_err(Error::at("read", &path)),
+        }
     }
 
     /// Takes over what a dead process kept under a name; nothing if its owner lives, or it is gone.
@@ -140,9 +194,21 @@ impl LocalTier {
     /// # Errors
     /// When it cannot be mapped.
     pub fn take_memory(&self, name: &Key) -> Result<Option<NodeMemory>, Error> {
+        self.take(&file_name(name), Standing::Kept)
+    }
+
+    /// Takes over what a dead process left staged; nothing if its owner lives, or it is gone.
+    ///
+    /// # Errors
+    /// When it cannot be mapped.
+    pub fn take_staged_memory(&self, name: &Key) -> Result<Option<NodeMemory>, Error> {
+        self.take(&format!("{STAGED}{}", file_name(name)), Standing::Staged)
+    }
+
+    fn take(&self, name: &str, standing: Standing) -> Result<Option<NodeMemory>, Error> {
         let _lock = self.lock_space()?;
         let folder = self.memory_folder();
-        let path = folder.join(file_name(name));
+        let path = folder.join(name);
         let open = || {
             is_private(&folder)?;
             let file = OpenOptions::new().read(true).write(true).open(&path)?;
@@ -150,6 +216,8 @@ impl LocalTier {
                 Err(TryLockError::WouldBlock) => Ok(None),
                 Err(TryLockError::Error(error)) => Err(error),
                 Ok(()) if file.metadata()?.len() == 0 => Err(io::ErrorKind::UnexpectedEof.into()),
+                // Its owner has just removed it, and only then let go of it.
+                Ok(()) if !path.try_exists()? => Ok(None),
                 Ok(()) => map(&file).map(Some),
             }
         };
@@ -157,20 +225,33 @@ impl LocalTier {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             result => {
                 let map = result.map_err(Error::at("map", &path))?;
-                Ok(map.map(|map| self.own(path, map, true)))
+                Ok(map.map(|map| self.own(path, map, standing)))
             }
         }
     }
 
-    /// Removes memory without a name whose owner is dead. The space lock is held.
+    /// Removes memory whose owner is dead and that nobody will take over. The space lock is held.
     pub(crate) fn recover_memory(&self) -> Result<(), Error> {
-        for path in self.memory_files()?.iter().filter(|path| is_hidden(path)) {
+        let is_nameless = |path: &Path| is_hidden(path) && name_of(path, STAGED).is_none();
+        self.remove_memory(is_nameless)?;
+        self.remove_staged_memory(STAGED_AGE)?;
+        forget(&self.memory_folder());
+        self.remove_orphans();
+        Ok(())
+    }
+
+    /// Removes what dead processes left staged so long ago. The space lock is held.
+    pub(crate) fn remove_staged_memory(&self, age: Duration) -> Result<(), Error> {
+        let now = Duration::from_millis(self.runtime().now().unix_ms());
+        self.remove_memory(|path| name_of(path, STAGED).is_some() && is_older(path, now, age))
+    }
+
+    fn remove_memory(&self, is_meant: impl Fn(&Path) -> bool) -> Result<(), Error> {
+        for path in self.memory_files()?.iter().filter(|path| is_meant(path)) {
             if !files::is_locked(path) {
                 files::remove(path)?;
             }
         }
-        forget(&self.memory_folder());
-        self.remove_orphans();
         Ok(())
     }
 
@@ -243,8 +324,10 @@ impl NodeMemory {
         if bytes <= self.map.len() {
             return Ok(());
         }
+        let lock = self.tier.lock_space()?;
         let folder = self.path.parent().unwrap_or(&self.path);
-        require_room(folder, bytes - self.map.len()).map_err(unusable)?;
+        self.tier.make_room(folder, bytes - self.map.len()).map_err(unusable)?;
+        drop(lock);
         let file = File::options().write(true).open(&self.path).map_err(unusable)?;
         file.set_len(bytes as u64).map_err(unusable)?;
         // SAFETY: the file is as long as that, and `&mut` says that nobody holds the old address.
@@ -256,13 +339,28 @@ impl NodeMemory {
     /// # Errors
     /// When it cannot be named.
     pub fn keep(&mut self, name: &Key) -> Result<(), Error> {
-        self.rename(&file_name(name), true)
+        self.rename(&file_name(name), Standing::Kept)
     }
 
-    /// Whether it has a name.
+    /// Whether it has a name: others may read what it holds.
     #[must_use]
-    pub const fn is_kept(&self) -> bool {
-        self.is_named
+    pub const fn is_named(&self) -> bool {
+        !matches!(self.standing, Standing::Nameless)
+    }
+
+    /// Says of what is kept that it is durable elsewhere by now. When this process dies, it may still be
+    /// read here; when this value is dropped, nothing is left.
+    ///
+    /// # Errors
+    /// When it cannot be renamed.
+    pub fn mark_staged(&mut self) -> Result<(), Error> {
+        match (self.standing, self.path.file_name()) {
+            (Standing::Kept, Some(name)) => {
+                let name = format!("{STAGED}{}", name.to_string_lossy());
+                self.rename(&name, Standing::Staged)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Takes the name away: when this process dies now, what it holds goes with it.
@@ -270,16 +368,24 @@ impl NodeMemory {
     /// # Errors
     /// When it cannot be renamed.
     pub fn unkeep(&mut self) -> Result<(), Error> {
-        if !self.is_named {
+        if !self.is_named() {
             return Ok(());
         }
-        self.rename(&format!("{IN_USE}{}", self.tier.runtime().nonce()), false)
+        let nameless = format!("{IN_USE}{}", self.tier.runtime().nonce());
+        match self.rename(&nameless, Standing::Nameless) {
+            // Somebody removed the file: nobody finds it, and it is this process's as before.
+            Err(_) if !self.path.exists() => {
+                self.standing = Standing::Nameless;
+                Ok(())
+            }
+            outcome => outcome,
+        }
     }
 
-    fn rename(&mut self, name: &str, is_named: bool) -> Result<(), Error> {
+    fn rename(&mut self, name: &str, standing: Standing) -> Result<(), Error> {
         let path = self.path.with_file_name(name);
         fs::rename(&self.path, &path).map_err(Error::at("name", &path))?;
-        (self.path, self.is_named) = (path, is_named);
+        (self.path, self.standing) = (path, standing);
         Ok(())
     }
 }
@@ -303,7 +409,7 @@ impl Drop for NodeMemory {
         if self.tier.is_forked() {
             return;
         }
-        if !self.is_named {
+        if self.standing != Standing::Kept {
             // What cannot be removed goes at the next open.
             let _gone = files::remove(&self.path);
             forget(self.path.parent().unwrap_or(&self.path));
@@ -373,6 +479,14 @@ fn prefix() -> String {
     format!("{PREFIX}-{}-", rustix::process::geteuid().as_raw())
 }
 
+/// Whether memory got its name so long ago.
+fn is_older(path: &Path, now: Duration, age: Duration) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| {
+        let named = Duration::from_secs(u64::try_from(found.ctime()).unwrap_or(0));
+        now.saturating_sub(named) >= age
+    })
+}
+
 /// How long ago a name in a folder last appeared or went.
 fn age(folder: &Path, now: Duration) -> Duration {
     let changed = fs::metadata(folder).and_then(|found| found.modified()).ok();
@@ -384,8 +498,8 @@ fn file_name(name: &Key) -> String {
     name.as_str().replace('/', ":")
 }
 
-/// The name that memory was kept under. No key has a colon.
-fn name_of(path: &Path) -> Option<Key> {
-    let name = path.file_name()?.to_str().filter(|_| !is_hidden(path))?;
+/// The name that memory has, behind `prefix`. No key has a colon, and none begins with a dot.
+fn name_of(path: &Path, prefix: &str) -> Option<Key> {
+    let name = path.file_name()?.to_str()?.strip_prefix(prefix)?;
     Key::new(name.replace(':', "/")).ok()
 }

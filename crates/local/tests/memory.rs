@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -16,6 +16,7 @@ use forebay_testing::{TempTiers, key};
 
 const DIRECTORY: &str = "FOREBAY_TEST_DIRECTORY";
 const FORKS: &str = "FOREBAY_TEST_FORKS";
+const STAGED: &str = "FOREBAY_TEST_STAGED";
 const BYTES: usize = 3 << 20;
 
 fn open(directory: &Path) -> LocalTier {
@@ -30,6 +31,9 @@ fn owner() {
     let mut whole = tier.memory(BYTES).unwrap();
     whole.fill(7);
     whole.keep(&key("runs/a/whole")).unwrap();
+    if std::env::var_os(STAGED).is_some() {
+        whole.mark_staged().unwrap();
+    }
     let mut torn = tier.memory(BYTES).unwrap();
     torn.fill(9);
     if std::env::var_os(FORKS).is_some() {
@@ -49,11 +53,13 @@ fn owner() {
 
 /// Starts it, and returns when it has kept something.
 fn start(directory: &Path, forks: bool) -> Child {
+    start_with(directory, if forks { &[FORKS] } else { &[] })
+}
+
+fn start_with(directory: &Path, variables: &[&str]) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "owner", "--nocapture"]).env(DIRECTORY, directory);
-    if forks {
-        command.env(FORKS, "1");
-    }
+    command.envs(variables.iter().map(|name| (name, "1")));
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     assert!(lines.map_while(Result::ok).any(|line| line == "ready"), "it did not come so far");
@@ -105,6 +111,78 @@ fn memory_without_a_name_goes_with_its_owner() {
     assert_eq!(count(&tier), 2, "the link and the whole one: the torn one is gone");
     tier.take_memory(&key("runs/a/whole")).unwrap().unwrap().unkeep().unwrap();
     assert!(!tier.memory_folder().exists());
+}
+
+/// What an owner that was killed left staged, seen by a tier that is opened with the clock of `runtime`.
+fn left_staged(folder: &Path, runtime: &Runtime) -> LocalTier {
+    let mut child = start_with(folder, &[STAGED]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    LocalTier::open(folder, 1 << 20, runtime).unwrap()
+}
+
+#[test]
+fn what_is_staged_is_read_beside_its_owner_and_taken_over_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = start_with(folder.path(), &[STAGED]);
+    let (tier, name) = (open(folder.path()), key("runs/a/whole"));
+    assert!(tier.kept_memory().unwrap().is_empty(), "it need not be staged");
+    assert_eq!(tier.staged_memory().unwrap(), std::slice::from_ref(&name));
+    let mut bytes = Vec::new();
+    let mut file = tier.staged_memory_file(&name).unwrap().unwrap();
+    file.read_to_end(&mut bytes).unwrap();
+    assert!(bytes.len() == BYTES && bytes.iter().all(|&byte| byte == 7));
+    assert!(tier.take_staged_memory(&name).unwrap().is_none(), "its owner lives");
+    assert!(matches!(tier.clear(), Err(Error::InUse { .. })));
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let tier = open(folder.path());
+    let memory = tier.take_staged_memory(&name).unwrap().unwrap();
+    assert!(memory.iter().all(|&byte| byte == 7));
+    assert!(tier.staged_memory_file(&name).unwrap().is_some(), "others still read it");
+    drop(memory);
+    assert!(tier.staged_memory_file(&name).unwrap().is_none());
+    assert!(!tier.memory_folder().exists());
+}
+
+#[test]
+fn what_a_dead_process_left_staged_makes_way() {
+    let runtime = Runtime::system();
+    let folder = tempfile::tempdir().unwrap();
+    let tier = left_staged(folder.path(), &runtime);
+    assert_eq!(tier.staged_memory().unwrap().len(), 1);
+    tier.clear().unwrap();
+    assert!(!tier.memory_folder().exists(), "cleared");
+    let tier = left_staged(folder.path(), &runtime);
+    assert!(tier.memory(1 << 50).is_err());
+    assert!(tier.staged_memory().unwrap().is_empty(), "it was needed");
+}
+
+#[test]
+fn what_a_dead_process_left_staged_goes_a_day_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Runtime::manual(1);
+    let young = left_staged(folder.path(), &clock);
+    assert_eq!(young.staged_memory().unwrap().len(), 1);
+    clock.advance(std::time::Duration::from_secs(200 * 366 * 24 * 3600));
+    let old = LocalTier::open(folder.path(), 1 << 20, &clock).unwrap();
+    assert!(old.staged_memory().unwrap().is_empty());
+    assert!(!old.memory_folder().exists());
+}
+
+/// Somebody may clean `/dev/shm`: then nobody finds it, and its owner goes on.
+#[test]
+fn memory_whose_file_was_removed_is_still_its_owner_s() {
+    let tiers = TempTiers::new(1 << 20);
+    let mut memory = tiers.local.memory(5000).unwrap();
+    memory.keep(&key("a")).unwrap();
+    memory.mark_staged().unwrap();
+    std::fs::remove_dir_all(tiers.local.memory_folder()).unwrap();
+    memory.unkeep().unwrap();
+    memory.fill(3);
+    assert!(memory.iter().all(|&byte| byte == 3));
+    assert!(memory.keep(&key("b")).is_err());
 }
 
 #[test]

@@ -314,6 +314,7 @@ impl Checkpoint {
         };
         let tier = interruptible(py, runtime, Leave::CancelAndWait, work)?;
         match tier.map_err(|error| errors::from_engine(py, &error))? {
+            Tier::Memory => Ok("memory"),
             Tier::Local => Ok("local"),
             Tier::Lake => Ok("lake"),
         }

@@ -144,6 +144,32 @@ impl Label {
         bytes
     }
 
+    /// What a label says, the last [`Label::BYTES`] of memory.
+    ///
+    /// `object` names the memory in errors.
+    ///
+    /// # Errors
+    /// [`Error::Newer`] for a version this build does not know, [`Error::Damaged`] when it is none.
+    pub fn decode(label: &[u8; Self::BYTES], object: &str) -> Result<Self, Error> {
+        let mut numbers = label[16..].chunks_exact(8).map(|bytes| {
+            bytes.try_into().map(u64::from_le_bytes).expect("the chunks are of eight bytes")
+        });
+        let mut next = || numbers.next().unwrap_or(0);
+        let (version, image_bytes, record_bytes) = (next(), next(), next());
+        if label[..16] != *MAGIC {
+            return Err(Error::damaged(object, "it has no label".to_owned()));
+        }
+        if version > VERSION {
+            return Err(Error::Newer {
+                object: object.into(),
+                format: CaptureRecord::FORMAT,
+                found: u32::try_from(version).unwrap_or(u32::MAX),
+                known: VERSION as u32,
+            });
+        }
+        Ok(Self { image_bytes, record_bytes })
+    }
+
     /// Splits memory into the image and the bytes of the record that its label speaks of.
     ///
     /// `object` names the memory in errors.
@@ -155,22 +181,7 @@ impl Label {
         let (rest, label) = memory
             .split_last_chunk::<{ Self::BYTES }>()
             .ok_or_else(|| damaged("it is shorter than its label"))?;
-        let mut numbers = label[16..].chunks_exact(8).map(|bytes| {
-            bytes.try_into().map(u64::from_le_bytes).expect("the chunks are of eight bytes")
-        });
-        let mut next = || numbers.next().unwrap_or(0);
-        let (version, image_bytes, record_bytes) = (next(), next(), next());
-        if label[..16] != *MAGIC {
-            return Err(damaged("it has no label"));
-        }
-        if version > VERSION {
-            return Err(Error::Newer {
-                object: object.into(),
-                format: CaptureRecord::FORMAT,
-                found: u32::try_from(version).unwrap_or(u32::MAX),
-                known: VERSION as u32,
-            });
-        }
+        let Self { image_bytes, record_bytes } = Self::decode(label, object)?;
         let end = image_bytes.checked_add(record_bytes).filter(|&end| end <= rest.len() as u64);
         if end.is_none() {
             return Err(damaged("it is shorter than its label says"));
