@@ -157,6 +157,7 @@ fn what_a_dead_process_left_staged_makes_way() {
     let tier = left_staged(folder.path(), &runtime);
     assert!(tier.memory(1 << 50).is_err());
     assert!(tier.staged_memory().unwrap().is_empty(), "it was needed");
+    tier.clear().unwrap();
 }
 
 #[test]
