@@ -292,15 +292,16 @@ impl CommittedCheckpoint {
         regions: &[Mutex<Region<'_>>],
     ) -> Result<Tier, Error> {
         let mut left = wanted;
-        if let Some((local, _)) = tiers.near {
+        // Of nothing at all no more is read than the commit, which is the lake's.
+        if let Some((local, _)) = tiers.near.filter(|_| !left.is_empty()) {
             left = self.fill_from_memory(tiers, local, left, regions)?;
             if left.is_empty() {
                 return Ok(Tier::Memory);
             }
             left = self.fill_from_staging(tiers, local, left, regions)?;
-        }
-        if left.is_empty() {
-            return Ok(Tier::Local);
+            if left.is_empty() {
+                return Ok(Tier::Local);
+            }
         }
         self.fill_from_lake(tiers, &left, regions)?;
         Ok(Tier::Lake)
