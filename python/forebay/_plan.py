@@ -17,7 +17,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from operator import attrgetter
+from operator import attrgetter, eq
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -27,7 +27,6 @@ from ._tree import Json, Path, check_depth, encode, encode_key, has_state, is_te
 
 #: Keys of these types are equal when they compare so and their types are one.
 _SIMPLE_KEYS = {str, int, bool, type(None)}
-_FORM = attrgetter("dtype", "device", "shape")
 
 
 class Changed(Exception):
@@ -186,26 +185,26 @@ class _Tensors:
         self._kinds = [one.kind for one in met]
         self._layouts = [(number, one.layout) for number, one in enumerate(met) if one.layout is not None]
         local = [one.local for one in met]
-        self._forms = self._compared(local)
+        #: What is compared of each, by what asks for it.
+        self._forms = [(ask, list(map(ask, local))) for ask in _questions()] if local else []
+        # Of real numbers no conjugates are put off.
+        self._complex = [number for number, one in enumerate(local) if one.is_complex()]
+        self._conjugates = [local[number].is_conj() for number in self._complex]
         self._addresses = [int(one.data_ptr()) for one in local]
         # Two are one memory if this is the same of both, and the address. What is empty has none.
         said: dict[Any, int] = {}
         self._said: list[int] = []
         for number, one in enumerate(met):
             alone = None if one.local.numel() else number
-            form = (alone, one.box, *(values[number] for values in self._forms))
+            form = (alone, one.box, one.local.is_conj(), *(held[number] for _, held in self._forms))
             self._said.append(said.setdefault(form, number))
         self._tied = self._ties(self._addresses)
 
-    @staticmethod
-    def _compared(tensors: list[Any]) -> list[list[Any]]:
-        if not tensors:
-            return [[], [], [], []]
-        import torch
-
-        one = torch.Tensor
-        calls: tuple[Callable[[Any], Any], ...] = (_FORM, one.is_neg, one.is_conj, one.stride)
-        return [list(map(call, tensors)) for call in calls]
+    def _are(self, tensors: list[Any]) -> bool:
+        # One answer at a time: lists of them would wake the collector of garbage.
+        if not all(all(map(eq, map(ask, tensors), held)) for ask, held in self._forms):
+            return False
+        return [tensors[number].is_conj() for number in self._complex] == self._conjugates
 
     def _ties(self, addresses: list[int]) -> list[int]:
         """Of each tensor, the first that is the same memory."""
@@ -227,7 +226,7 @@ class _Tensors:
             tensors[number] = whole.to_local()
         try:
             addresses: list[int] = list(map(torch.Tensor.data_ptr, tensors))
-            if self._compared(tensors) != self._forms:
+            if not self._are(tensors):
                 raise Changed
         except RuntimeError:
             # What has no memory or no strides is nothing that was noted.
@@ -236,7 +235,15 @@ class _Tensors:
             if self._ties(addresses) != self._tied:
                 raise Changed
             self._addresses = addresses
-        return tensors, list(addresses)
+        return tensors, addresses.copy()
+
+
+def _questions() -> list[Callable[[Any], Any]]:
+    """What is asked of tensors, beside their addresses."""
+    import torch
+
+    one = torch.Tensor
+    return [attrgetter("dtype"), attrgetter("device"), attrgetter("shape"), one.is_neg, one.stride]
 
 
 class _Node(Protocol):

@@ -219,8 +219,8 @@ pub(crate) fn copied(
     metadata: Metadata,
 ) -> Captured<'static> {
     crash_point("checkpoint.capture");
-    let placed = |(index, bytes): (usize, &&'_ [u8])| (plan.offset(index), &**bytes);
-    arena.copy(now.iter().enumerate().map(placed).collect(), site);
+    let tensors = now.iter().enumerate().map(|(index, bytes)| (plan.offset(index), *bytes));
+    arena.copy(tensors.collect(), site);
     let metadata = match metadata {
         Metadata::Text(text) => Some(text),
         Metadata::Read(value) => {
