@@ -116,7 +116,7 @@ impl Checkpointer {
         let now =
             addresses.len().checked_sub(later).filter(|_| addresses.len() == plan.bytes.len());
         let now =
-            now.ok_or_else(|| errors::invalid(py, "the addresses are not those of the plan"))?;
+            now.ok_or_else(|| errors::invalid(py, &"the addresses are not those of the plan"))?;
         while !self.ask(py, |saves| saves.await_ready(SLICE))? {
             py.check_signals()?;
         }
