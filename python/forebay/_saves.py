@@ -18,17 +18,24 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
+from . import _forebay
 from ._checkpointer import settle
 from ._errors import Error
 from ._feed import open_engine
 from ._group import Group
 from ._stored import VERSION
 from ._tensors import Leaf, lend
+from ._units import parse_bytes
 
 _POLL_FIRST_SECONDS = 0.002
 _POLL_LONGEST_SECONDS = 0.1
 #: Each save has one, and few can be under way.
 _FAILURES_MAX = 100
+
+
+def memory_setting(memory: int | str | None) -> dict[str, int]:
+    """The most memory that a copy of the state may take, as the engine's setting."""
+    return {} if memory is None else {"arena_bytes_max": parse_bytes("memory", memory)}
 
 
 class Saves:
@@ -71,7 +78,9 @@ class Saves:
         held, given = lend(leaves)
         with self._lock:
             try:
-                self._native.save(step, given, json.dumps({"version": VERSION, **metadata}))
+                plan, addresses = _forebay.StatePlan(given), [one[4] for one in given]
+                said = json.dumps({"version": VERSION, **metadata})
+                self._native.save(step, plan, addresses, said)
             except Error as error:
                 # It may be that of a save before, which is told once.
                 self._lose(error)
