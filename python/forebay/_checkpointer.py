@@ -22,18 +22,21 @@ from ._fork import fork_together
 from ._group import Group, find_group
 from ._interval import Interval, Policy, parse_seconds
 from ._overlap import Overlap
+from ._plan import Forms, Plan, Seen
 from ._random import RandomState
 from ._restore import Reader, give_back
 from ._share import Shares
 from ._stored import VERSION, read_metadata, read_state
-from ._tensors import Leaves, lend
-from ._tree import encode, has_state, is_tensor, show
+from ._tensors import stored
+from ._tree import Path, has_state, is_tensor, show
 from ._units import parse_bytes, show_bytes
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 _NOTHING, _SAVE, _STOP = 0, 1, 2
+#: The random state among the parts of the state, whose names do not start so.
+_RANDOM = "$random"
 
 
 class Saved(TypedDict):
@@ -161,7 +164,9 @@ class Checkpointer:
         self._state = dict(state)
         self._random = RandomState() if random_state else None
         _check_restorable(self._state)
-        bytes_known = sum(leaf.bytes for leaf in self._encode({})[1].leaves)
+        self._plan = Plan()
+        self._planned: tuple[Forms, list[int], list[int], _forebay.StatePlan] | None = None
+        bytes_known = sum(self._look().forms.bytes)
         self._group: Group = find_group()
         self._shares = Shares(self._group)
         self._engine = open_engine(lake, local, local_budget)
@@ -342,24 +347,29 @@ class Checkpointer:
         self, steps_taken: int, metrics: Mapping[str, Any] | None, *, overlapped: bool
     ) -> None:
         self._overlap.settle()
-        metadata, leaves = self._encode(metrics or {})
-        ours = self._shares.ours(leaves.leaves)
-        now, later = self._overlap.split(ours) if overlapped else (ours, [])
-        held, given = lend(now)
-        left = [(*leaf.described(), leaf.value.data_ptr(), leaf.bytes) for leaf in later]
-        said, copying = self._native.save(steps_taken, given, json.dumps(metadata), left)
+        seen = self._look()
+        metadata = _metadata(seen.texts, metrics or {})
+        ours = self._shares.ours(seen.forms)
+        later = self._overlap.later(seen, ours) if overlapped else []
+        is_later = set(later)
+        now = [number for number in ours if number not in is_later]
+        held, addresses = _lend(seen, now)
+        addresses += [seen.addresses[number] for number in later]
+        plan = self._file(seen.forms, now, later, addresses)
+        said, copying = self._native.save(steps_taken, plan, addresses, metadata, len(later))
         del held
         self._is_expected = True
         self._tell(json.loads(said))
-        self._overlap.watch(copying, later)
+        names = seen.forms.names
+        self._overlap.watch(copying, {names[number]: seen.values[number] for number in later})
         self._saved_step, self._saved_at = steps_taken, time.monotonic()
 
     def _expect(self) -> None:
         """Has memory made ready for the first save, once the optimizer's first step has made its state."""
         if not self._is_expected:
             self._is_expected = True
-            ours = self._shares.ours(self._encode({})[1].leaves)
-            self._native.expect(sum(leaf.bytes for leaf in ours))
+            forms = self._look().forms
+            self._native.expect(sum(forms.bytes[number] for number in self._shares.ours(forms)))
 
     def _tell(self, said: dict[str, Any]) -> None:
         """Warns once when no memory held a copy."""
@@ -371,18 +381,26 @@ class Checkpointer:
                 stacklevel=4,
             )
 
-    def _encode(self, metrics: Mapping[str, Any]) -> tuple[dict[str, Any], Leaves]:
-        """The state as it is now: what is stored beside the tensors, and the tensors."""
-        leaves = Leaves()
-        state = {
-            name: encode(_unwrapped(one), (name,), leaves) for name, one in self._state.items()
+    def _look(self) -> Seen:
+        """The state as it is now."""
+        parts: dict[str, tuple[Path, Any]] = {
+            name: ((name,), _unwrapped(one)) for name, one in self._state.items()
         }
-        metadata: dict[str, Any] = {"version": VERSION, "state": state}
         if self._random is not None:
-            rank = _rank_of(self)
-            metadata["random"] = encode(self._random, ("random", f"rank-{rank}"), leaves)
-        metadata["metrics"] = {name: _number(name, value) for name, value in metrics.items()}
-        return metadata, leaves
+            parts[_RANDOM] = (("random", f"rank-{_rank_of(self)}"), self._random)
+        return self._plan.look(parts)
+
+    def _file(
+        self, forms: Forms, now: list[int], later: list[int], addresses: list[int]
+    ) -> _forebay.StatePlan:
+        """What the engine needs to know of the tensors; the same as long as they are."""
+        if self._planned is None or self._planned[:3] != (forms, now, later):
+            given = [
+                (*forms.described[number], address, forms.bytes[number])
+                for number, address in zip(now + later, addresses)
+            ]
+            self._planned = (forms, now, later, _forebay.StatePlan(given))
+        return self._planned[3]
 
     def _learn(self) -> None:
         for report in self._reports(self._native.finished()):
@@ -492,6 +510,33 @@ def settle(native: _forebay.Checkpointer) -> None:
 def _rank_of(checkpointer: Checkpointer) -> int:
     group = checkpointer.__dict__.get("_group")
     return 0 if group is None else int(group.rank)
+
+
+def _lend(seen: Seen, numbers: list[int]) -> tuple[list[Any], list[int]]:
+    """Memory that holds the values of tensors, and where they begin in it.
+
+    The second is of use for as long as the first, and ``seen``, are kept.
+    """
+    held: list[Any] = []
+    addresses: list[int] = []
+    for number in numbers:
+        address = seen.addresses[number]
+        if not seen.forms.as_it_lies[number]:
+            memory, address = stored(seen.values[number])
+            held.append(memory)
+        addresses.append(address)
+    return held, addresses
+
+
+def _metadata(texts: dict[str, str], metrics: Mapping[str, Any]) -> str:
+    """What is stored beside the tensors, as JSON."""
+    state = [f"{json.dumps(name)}: {text}" for name, text in texts.items() if name != _RANDOM]
+    said = [f'"version": {VERSION}', f'"state": {{{", ".join(state)}}}']
+    if _RANDOM in texts:
+        said.append(f'"random": {texts[_RANDOM]}')
+    numbers = {name: _number(name, value) for name, value in metrics.items()}
+    said.append(f'"metrics": {json.dumps(numbers)}')
+    return f"{{{', '.join(said)}}}"
 
 
 def _unwrapped(value: Any) -> Any:

@@ -29,7 +29,7 @@ from ._dcp_directory import METADATA, Directory
 from ._errors import CorruptError, InvalidError, NotFoundError
 from ._feed import LOCAL_BUDGET, open_engine
 from ._stored import VERSION
-from ._tensors import Box, Leaf, Leaves
+from ._tensors import Box, Leaf, Leaves, stored
 from ._tree import Path as Path_
 from ._tree import encode
 from ._units import parse_bytes
@@ -261,7 +261,7 @@ def _write(path: Path, leaves: _LeavesOf) -> None:
         file.write(len(header).to_bytes(8, "little"))
         file.write(header)
         for leaf in leaves.leaves:
-            memory, address = leaves.values_of(leaf).stored()
+            memory, address = stored(leaves.values_of(leaf).value)
             if leaf.bytes:
                 file.write((ctypes.c_char * leaf.bytes).from_address(address))
             del memory

@@ -84,15 +84,25 @@ class Checkpointer:
     def save(
         self,
         step: int,
-        tensors: list[tuple[str, str, list[int], tuple[list[int], list[int]] | None, int, int]],
+        plan: StatePlan,
+        addresses: list[int],
         metadata: str,
-        later: list[tuple[str, str, list[int], tuple[list[int], list[int]] | None, int, int]] = ...,
+        later: int = 0,
     ) -> tuple[str, Copying]: ...
     def asked(self) -> bool: ...
     def expect(self, bytes: int) -> None: ...
     def finished(self) -> str: ...
     def wait(self) -> str: ...
     def close(self) -> None: ...
+
+@final
+class StatePlan:
+    """The tensors of a state without their values."""
+
+    def __new__(
+        cls,
+        tensors: list[tuple[str, str, list[int], tuple[list[int], list[int]] | None, int, int]],
+    ) -> StatePlan: ...
 
 @final
 class Copying:

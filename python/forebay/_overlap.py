@@ -17,14 +17,17 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
+from queue import SimpleQueue
 from typing import Any
 
 from . import _forebay
 from ._errors import InvalidError
-from ._tensors import Leaf, is_distributed
+from ._plan import Seen
 
 #: A smaller tensor is copied at once.
 _BYTES_MIN = 64 << 10
+_VERSION = attrgetter("_version")
 
 
 class Overlap:
@@ -32,7 +35,9 @@ class Overlap:
 
     def __init__(self, state: Mapping[str, Any], enabled: bool) -> None:
         self._state = state
-        self._watcher: threading.Thread | None = None
+        self._watched: _Watched | None = None
+        #: To the thread that vouches for what was copied; there when it was needed.
+        self._watcher: SimpleQueue[_Watched | None] | None = None
         self._broken: str | None = None
         self._hook: Any = None
         torch = sys.modules.get("torch")
@@ -41,51 +46,41 @@ class Overlap:
 
             self._hook = register_optimizer_step_pre_hook(lambda *_: self.settle())
 
-    def split(self, leaves: list[Leaf]) -> tuple[list[Leaf], list[Leaf]]:
-        """Those that are copied at once, and those that are copied later."""
+    def later(self, seen: Seen, ours: list[int]) -> list[int]:
+        """The numbers of those of our tensors that may be copied later."""
         if self._hook is None:
-            return leaves, []
-        lasting = {_place(one) for one in _lasting(self._state)}
-        now: list[Leaf] = []
-        later: list[Leaf] = []
-        for leaf in leaves:
-            large = leaf.bytes >= _BYTES_MIN and hasattr(leaf.value, "untyped_storage")
-            as_it_lies = large and leaf.value.device.type == "cpu" and leaf.value.is_contiguous()
-            # What is yet to be conjugated or negated does not lie there as it is.
-            as_it_lies = as_it_lies and not (leaf.value.is_conj() or leaf.value.is_neg())
-            (later if as_it_lies and _place(leaf.value) in lasting else now).append(leaf)
-        return now, later
+            return []
+        forms = seen.forms
+        large = [one for one in ours if forms.bytes[one] >= _BYTES_MIN and forms.as_it_lies[one]]
+        lasting = _places(self._state) if large else frozenset()
+        return [one for one in large if (seen.addresses[one], forms.bytes[one]) in lasting]
 
-    def watch(self, copying: _forebay.Copying, later: list[Leaf]) -> None:
-        """Keeps what is copied until it is, and vouches for it."""
+    def watch(self, copying: _forebay.Copying, later: Mapping[str, Any]) -> None:
+        """Keeps what is copied, by its names, until it is, and vouches for it."""
         if not later:
             return
-        versions = [leaf.value._version for leaf in later]
-
-        def watch() -> None:
-            copying.wait()
-            changed = [
-                leaf.name for leaf, version in zip(later, versions) if leaf.value._version != version
-            ]
-            copying.settle(not changed)
-            if changed:
-                self._broken = changed[0]
-
-        # No daemon: a script that ends waits for what it saved.
-        self._watcher = threading.Thread(target=watch, name="forebay-copying")
-        self._watcher.start()
+        self._watched = _Watched(copying, later)
+        if self._watcher is None:
+            self._watcher = SimpleQueue()
+            # Whoever ends the process waits for the save, and the save for this.
+            threading.Thread(
+                target=_judge_all, args=(self._watcher,), name="forebay-copying", daemon=True
+            ).start()
+        self._watcher.put(self._watched)
 
     def settle(self) -> None:
         """Waits until nothing is being copied."""
-        watcher, self._watcher = self._watcher, None
-        if watcher is not None:
-            watcher.join()
+        watched, self._watched = self._watched, None
+        if watched is not None:
+            self._broken = watched.judge() or self._broken
 
     def take_broken(self, alone: bool) -> bool:
         """Whether a save was dropped since this was last asked; then nothing is overlapped any more.
 
         A rank among others cannot drop a save that they go on with: it raises :class:`InvalidError`.
         """
+        if self._watched is not None and self._watched.changed is not None:
+            self.settle()
         if self._broken is None:
             return False
         changed = f"{self._broken} changed outside of an optimizer's step while a checkpoint was taken"
@@ -103,28 +98,83 @@ class Overlap:
     def close(self) -> None:
         """Waits, and takes the hook away."""
         self.settle()
+        if self._watcher is not None:
+            self._watcher.put(None)
+            self._watcher = None
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
 
 
-def _place(value: Any) -> tuple[int, int]:
-    return int(value.data_ptr()), int(value.nbytes)
+class _Watched:
+    """A state that is being copied; whoever waits for it first judges it."""
+
+    def __init__(self, copying: _forebay.Copying, later: Mapping[str, Any]) -> None:
+        self._copying = copying
+        self._later: Mapping[str, Any] | None = later
+        self._versions = list(map(_VERSION, later.values()))
+        self._lock = threading.Lock()
+        #: A tensor that changed while it was copied.
+        self.changed: str | None = None
+
+    def judge(self) -> str | None:
+        """Waits until it is copied, and says whether it is what it was; names what is not."""
+        self._copying.wait()
+        with self._lock:
+            later, self._later = self._later, None
+            if later is not None:
+                versions = map(_VERSION, later.values())
+                same = map(int.__eq__, versions, self._versions)
+                self.changed = next((name for name, is_same in zip(later, same) if not is_same), None)
+                self._copying.settle(self.changed is None)
+            return self.changed
+
+
+def _judge_all(waiting: SimpleQueue[_Watched | None]) -> None:
+    """What the thread does that vouches for what was copied."""
+    for watched in iter(waiting.get, None):
+        watched.judge()
+        # Until the next one comes, nothing of this is kept.
+        del watched
+
+
+def _places(state: Any) -> set[tuple[int, int]]:
+    """Where the tensors lie that change in an optimizer's step alone, and their bytes."""
+    torch: Any = sys.modules["torch"]
+    found = list(_lasting(state))
+    module = sys.modules.get("torch.distributed.tensor")
+    if module is not None:
+        # Without a gradient the local part is looked up, and not computed.
+        with torch.no_grad():
+            found = [one.to_local() if isinstance(one, module.DTensor) else one for one in found]
+    return set(zip(map(torch.Tensor.data_ptr, found), map(attrgetter("nbytes"), found)))
 
 
 def _lasting(state: Any) -> Iterator[Any]:
     """The tensors in a state that change in an optimizer's step alone."""
     torch: Any = sys.modules["torch"]
     if isinstance(state, torch.nn.Module):
-        found: Any = state.parameters()
+        # As `parameters`, without the names, which take most of its time; twice is no harm.
+        for module in _modules(state):
+            yield from filter(torch.is_tensor, module._parameters.values())
     elif isinstance(getattr(state, "param_groups", None), list):
-        found = [one for group in state.param_groups for one in group["params"]]
-        found += [one for held in state.state.values() for one in held.values() if torch.is_tensor(one)]
+        for group in state.param_groups:
+            yield from group["params"]
+        for held in state.state.values():
+            yield from filter(torch.is_tensor, held.values())
     elif isinstance(state, Mapping):
-        found = (one for part in state.values() for one in _lasting(part))
+        for part in state.values():
+            yield from _lasting(part)
     elif isinstance(state, (list, tuple)):
-        found = (one for part in state for one in _lasting(part))
-    else:
-        return
-    for one in found:
-        yield one.to_local() if is_distributed(one) else one
+        for part in state:
+            yield from _lasting(part)
+
+
+def _modules(module: Any) -> set[Any]:
+    """A module and all that are in it."""
+    found, left = {module}, [module]
+    while left:
+        inner = [one for one in left.pop()._modules.values() if one is not None and one not in found]
+        found.update(inner)
+        left += inner
+    return found

@@ -18,6 +18,7 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
+from . import _forebay
 from ._checkpointer import settle
 from ._errors import Error
 from ._feed import open_engine
@@ -71,7 +72,9 @@ class Saves:
         held, given = lend(leaves)
         with self._lock:
             try:
-                self._native.save(step, given, json.dumps({"version": VERSION, **metadata}))
+                plan, addresses = _forebay.StatePlan(given), [one[4] for one in given]
+                said = json.dumps({"version": VERSION, **metadata})
+                self._native.save(step, plan, addresses, said)
             except Error as error:
                 # It may be that of a save before, which is told once.
                 self._lose(error)

@@ -6,13 +6,12 @@ hold it; so ranks share the writing. All of them come to the same plan, from wha
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Any
 
 from ._errors import InvalidError
 from ._group import Group
-from ._tensors import Leaf
+from ._plan import Forms
 
 #: What a rank says of a tensor: name, type, shape, where it is a part, and its bytes.
 Said = list[Any]
@@ -24,19 +23,18 @@ class Shares:
     def __init__(self, group: Group) -> None:
         self._group = group
         self._digests: list[bytes] | None = None
-        self._ours: frozenset[int] = frozenset()
+        self._ours: list[int] = []
 
-    def ours(self, leaves: list[Leaf]) -> list[Leaf]:
-        """Those of the tensors that this rank writes. All ranks call it together."""
+    def ours(self, forms: Forms) -> list[int]:
+        """The numbers of those tensors that this rank writes. All ranks call it together."""
         if self._group.world_size == 1:
-            return leaves
-        said = json.dumps([[*leaf.described(), leaf.bytes] for leaf in leaves]).encode()
-        digests = self._group.gather(hashlib.sha256(said).digest())
+            return list(range(len(forms.names)))
+        digests = self._group.gather(forms.digest)
         if digests != self._digests:
-            held = [json.loads(one) for one in self._group.gather(said)]
-            self._ours = share(held)[self._group.rank]
+            held = [json.loads(one) for one in self._group.gather(forms.said)]
+            self._ours = sorted(share(held)[self._group.rank])
             self._digests = digests
-        return [leaf for index, leaf in enumerate(leaves) if index in self._ours]
+        return self._ours
 
 
 def share(held: list[list[Said]]) -> list[frozenset[int]]:

@@ -87,17 +87,13 @@ class Leaf:
             count *= side
         return count * int(self.value.dtype.itemsize)
 
-    def stored(self) -> tuple[Any, int]:
-        """Memory that holds the values side by side, and where: keep the first as long as needed."""
+    def is_as_it_lies(self) -> bool:
+        """Whether a tensor's values lie side by side in this process's memory as they are stored."""
         value = self.value
-        if isinstance(value, np.ndarray):
-            value = np.ascontiguousarray(value)
-            return value, int(value.ctypes.data)
-        value = value.detach()
-        if value.is_complex() or value.is_neg():
-            value = value.resolve_conj().resolve_neg()
-        value = value.cpu().contiguous()
-        return value, int(value.data_ptr())
+        if isinstance(value, np.ndarray) or value.device.type != "cpu" or not value.is_contiguous():
+            return False
+        # What is yet to be conjugated or negated does not lie there as it is.
+        return not (value.is_conj() or value.is_neg())
 
     def described(self) -> tuple[str, str, list[int], tuple[list[int], list[int]] | None]:
         """Name, stored type, stored shape, and whole and start where it is a part."""
@@ -108,6 +104,18 @@ class Leaf:
         return self.name, self.form.dtype, [*shape, *more], part
 
 
+def stored(value: Any) -> tuple[Any, int]:
+    """Memory that holds the values side by side, and where: keep the first as long as needed."""
+    if isinstance(value, np.ndarray):
+        value = np.ascontiguousarray(value)
+        return value, int(value.ctypes.data)
+    value = value.detach()
+    if value.is_complex() or value.is_neg():
+        value = value.resolve_conj().resolve_neg()
+    value = value.cpu().contiguous()
+    return value, int(value.data_ptr())
+
+
 def lend(leaves: Iterable[Leaf]) -> tuple[list[Any], list[Given]]:
     """Memory that holds the values of tensors, and what the engine is told of them.
 
@@ -116,7 +124,7 @@ def lend(leaves: Iterable[Leaf]) -> tuple[list[Any], list[Given]]:
     held: list[Any] = []
     given: list[Given] = []
     for leaf in leaves:
-        memory, address = leaf.stored()
+        memory, address = stored(leaf.value)
         held.append(memory)
         given.append((*leaf.described(), address, leaf.bytes))
     return held, given
@@ -133,7 +141,7 @@ class Leaves:
     def put(self, value: Any, path: Path) -> Json:
         """See :class:`forebay._tree.Sink`."""
         if isinstance(value, (np.ndarray, np.generic)):
-            return self._put_array(np.asarray(value), path)
+            return self._put_array(value, path)
         local, box = placed(value, path)
         # Of one memory, one copy. What is empty has none.
         where = (
@@ -155,13 +163,13 @@ class Leaves:
         self._add(tree["$tensor"], path, form, box, value)
         return tree
 
-    def _put_array(self, value: np.ndarray[Any, Any], path: Path) -> Json:
-        native = value.astype(value.dtype.newbyteorder("="), copy=False)
+    def _put_array(self, value: Any, path: Path) -> Json:
+        native = native_array(value)
         form = _form(native.dtype.name, path)
         tree: dict[str, Any] = {"$array": self._name(path)}
         if form.view is not None:
             tree["dtype"] = native.dtype.name
-        self._add(tree["$array"], path, form, Box(value.shape, None, value.shape), native)
+        self._add(tree["$array"], path, form, Box(native.shape, None, native.shape), native)
         return tree
 
     def _add(self, name: str, path: Path, form: Form, box: Box, value: Any) -> None:
@@ -176,6 +184,12 @@ class Leaves:
             name = f"{plain}#{count}"
         self._names.add(name)
         return name
+
+
+def native_array(value: Any) -> np.ndarray[Any, Any]:
+    """An array or a number of numpy, in this machine's order of bytes."""
+    array = np.asarray(value)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _type_name(value: Any) -> str:
@@ -257,4 +271,4 @@ def stored_box(form_parts: int, start: tuple[int, ...], shape: tuple[int, ...]) 
     return [*start, 0], [*shape, form_parts]
 
 
-__all__ = ["FORMS", "Box", "Form", "Leaf", "Leaves", "box_of", "empty", "is_tensor", "lend", "placed", "stored_box"]
+__all__ = ["FORMS", "Box", "Form", "Leaf", "Leaves", "box_of", "empty", "is_tensor", "lend", "native_array", "placed", "stored", "stored_box"]

@@ -31,6 +31,8 @@ Path = tuple[Any, ...]
 _INT_MAX = 1 << 63
 #: Levels of nesting: more is a cycle, or nothing that a training state has.
 _DEPTH_MAX = 64
+#: Types of which most values are what they are in JSON.
+_SAME_IN_JSON = {type(None), bool, str, int}
 
 
 class Sink(Protocol):
@@ -47,8 +49,7 @@ def encode(value: Any, path: Path, sink: Sink) -> Json:
     """
     if value is None or isinstance(value, (bool, str)):
         return value if type(value) in (type(None), bool, str) else _refuse(value, path)
-    if len(path) > _DEPTH_MAX:
-        raise InvalidError(f"{show(path[:4])}… is nested deeper than {_DEPTH_MAX} levels")
+    check_depth(path)
     if is_tensor(value) or isinstance(value, (np.ndarray, np.generic)):
         return sink.put(value, path)
     kind = type(value)
@@ -63,6 +64,8 @@ def encode(value: Any, path: Path, sink: Sink) -> Json:
     if isinstance(value, Mapping):
         return _encode_mapping(value, path, sink)
     if kind is list:
+        if set(map(type, value)) <= _SAME_IN_JSON and _are_small(value):
+            return list(value)
         return [encode(one, (*path, index), sink) for index, one in enumerate(value)]
     torch = sys.modules.get("torch")
     if torch is not None:
@@ -82,11 +85,28 @@ def encode(value: Any, path: Path, sink: Sink) -> Json:
 def _encode_mapping(value: Mapping[Any, Any], path: Path, sink: Sink) -> Json:
     keys = list(value)
     items = [(key, encode(one, (*path, key), sink)) for key, one in value.items()]
+    if needs_items(keys):
+        return {"$items": [[encode_key(key, path), one] for key, one in items]}
+    return dict(items)
+
+
+def needs_items(keys: list[Any]) -> bool:
+    """Whether a dict of these keys is no object of JSON."""
     texts = all(type(key) is str and not key.startswith("$") for key in keys)
     # JSON's objects are sorted when they are stored; a dict's order is kept where it is another.
-    if texts and keys == sorted(keys):
-        return dict(items)
-    return {"$items": [[encode_key(key, path), one] for key, one in items]}
+    return not texts or keys != sorted(keys)
+
+
+def _are_small(values: list[Any]) -> bool:
+    """Whether JSON can hold the integers among these."""
+    numbers = [one for one in values if type(one) is int]
+    return not numbers or (-_INT_MAX <= min(numbers) and max(numbers) < _INT_MAX)
+
+
+def check_depth(path: Path) -> None:
+    """Refuses what is nested deeper than any state."""
+    if len(path) > _DEPTH_MAX:
+        raise InvalidError(f"{show(path[:4])}… is nested deeper than {_DEPTH_MAX} levels")
 
 
 def encode_key(key: Any, path: Path) -> Json:

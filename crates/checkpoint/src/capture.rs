@@ -1,8 +1,8 @@
 //! Capture: the only part of a save that the trainer waits for.
 //!
-//! The plan of the tensor file is computed from names, types and shapes, and every tensor is
-//! copied to its place in the file's image. Digests are left to the background, and so is copying what
-//! cannot change before the optimizer's next step.
+//! Every tensor is copied to its place in the file's image, which a [`StatePlan`] says. Digests are left
+//! to the background, and so are copying what cannot change before the optimizer's next step, and
+//! reading what is said beside the tensors.
 //!
 //! A capture that is whole is kept in the node's memory under a name until it is on the node's disk.
 //! Where there is no memory for a copy, nothing is copied: the state is staged from where it lies,
@@ -11,14 +11,14 @@
 //! # After a crash
 //! A whole capture is staged by whoever opens the run next; a torn one is nowhere.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use forebay_format::{
     record,
     v1::{
         capture::{CaptureFacts, CaptureRecord, CapturedTensor, Label},
         checkpoint::{self, TensorPart},
-        tensors::{self, TensorPlace, TensorPlan},
+        tensors::{TensorPlace, TensorPlan},
     },
 };
 use forebay_local::NodeMemory;
@@ -26,7 +26,7 @@ use forebay_runtime::crash_point;
 use forebay_types::{Key, Name, Nonce};
 
 use crate::{
-    Error, StateTensor,
+    Error, StatePlan,
     arena::Arena,
     copying::{self, Copier, Copying, Verdict},
     site::Site,
@@ -36,9 +36,9 @@ use crate::{
 pub(crate) struct Captured<'a> {
     pub facts: CaptureFacts,
     /// In the order of the image, each with what it is a part of.
-    pub tensors: Vec<(TensorPlace, Option<TensorPart>)>,
-    /// The number of each in the state as it was given.
-    given: Vec<usize>,
+    pub tensors: Arc<[(TensorPlace, Option<TensorPart>)]>,
+    /// The metadata of `facts`, when nobody has read it yet.
+    metadata: Option<String>,
     pub values: Values<'a>,
     /// What the background copies first.
     pub later: Option<Later>,
@@ -62,20 +62,26 @@ pub(crate) struct Later {
 
 impl Captured<'_> {
     /// Copies what is left to copy, and asks the trainer whether the state is whole; if it is, keeps it.
-    pub(crate) fn complete(&mut self, site: &Site) -> Verdict {
-        let Values::Copied(arena) = &mut self.values else { return Verdict::Intact };
+    ///
+    /// # Errors
+    /// When the metadata is not what it should be.
+    pub(crate) fn complete(&mut self, site: &Site) -> Result<Verdict, Error> {
+        let Values::Copied(arena) = &mut self.values else { return Ok(Verdict::Intact) };
         if let Some(later) = self.later.take() {
             let tensors = later.tensors.iter().map(|(offset, bytes)| (*offset, &**bytes)).collect();
             arena.copy(tensors, site);
             let verdict = later.copier.verdict();
             if verdict != Verdict::Intact {
-                return verdict;
+                return Ok(verdict);
             }
+        }
+        if let Some(text) = self.metadata.take() {
+            self.facts.metadata = parse(&text)?;
         }
         // What cannot be kept is lost with this process, as it was before it was captured.
         let _kept = self.keep();
         crash_point("checkpoint.captured");
-        Verdict::Intact
+        Ok(Verdict::Intact)
     }
 
     fn keep(&mut self) -> Result<(), Error> {
@@ -126,17 +132,15 @@ impl Captured<'static> {
     /// Leaves to the background to copy what was given behind the first `now` tensors, if there is any.
     pub(crate) fn copy_later(
         &mut self,
-        later: Vec<StateTensor<'static>>,
+        plan: &StatePlan,
+        later: Vec<Cow<'static, [u8]>>,
         now: usize,
     ) -> Option<Copying> {
         if later.is_empty() {
             return None;
         }
-        let mut later: Vec<_> = later.into_iter().map(|tensor| Some(tensor.bytes)).collect();
-        let left = self.given.iter().zip(&self.tensors).filter_map(|(index, (place, _))| {
-            Some((place.offset, later.get_mut(index.checked_sub(now)?)?.take()?))
-        });
-        let tensors = left.collect();
+        let placed = |(index, bytes)| (plan.offset(now + index), bytes);
+        let tensors = later.into_iter().enumerate().map(placed).collect();
         let (copying, copier) = copying::copying();
         self.later = Some(Later { tensors, copier });
         Some(copying)
@@ -147,8 +151,8 @@ impl Captured<'static> {
         let parts = record.tensors.into_iter().map(|tensor| tensor.part);
         let values = Values::Copied(Arena::holding(memory, plan.file_bytes as usize));
         let tensors = plan.places.into_iter().map(|(_, place)| place).zip(parts).collect();
-        let (given, timing) = (Vec::new(), Timing::default());
-        Self { facts: record.facts, tensors, given, values, later: None, timing }
+        let timing = Timing::default();
+        Self { facts: record.facts, tensors, metadata: None, values, later: None, timing }
     }
 }
 
@@ -189,47 +193,59 @@ pub(crate) struct Timing {
     pub stage_seconds: f64,
 }
 
-/// The plan of a state's file, checked before anything is waited for or copied.
-pub(crate) fn plan(state: &[StateTensor<'_>]) -> Result<TensorPlan, Error> {
-    let specs = state.iter().map(StateTensor::spec).collect::<Result<Vec<_>, _>>()?;
-    Ok(tensors::plan(&specs)?)
+/// What is said beside the tensors.
+pub(crate) enum Metadata {
+    Read(serde_json::Value),
+    /// JSON, which the background reads.
+    Text(String),
 }
 
-/// Copies the state into `arena`, which was begun; what comes behind the first `now` tensors is left
-/// to [`Captured::copy_later`].
+/// Reads what is said beside the tensors.
+///
+/// # Errors
+/// When it is not JSON.
+fn parse(text: &str) -> Result<serde_json::Value, Error> {
+    serde_json::from_str(text).map_err(Error::Metadata)
+}
+
+/// Copies values into `arena`, which was begun; those that were given behind them are left to
+/// [`Captured::copy_later`].
 pub(crate) fn copied(
     site: &Site,
-    plan: TensorPlan,
+    plan: &StatePlan,
     mut arena: Arena,
-    state: &[StateTensor<'_>],
-    now: usize,
-    facts: CaptureFacts,
+    now: &[&[u8]],
+    mut facts: CaptureFacts,
+    metadata: Metadata,
 ) -> Captured<'static> {
     crash_point("checkpoint.capture");
-    let copied = plan.places.iter().filter(|(index, _)| *index < now);
-    let copied = copied.map(|(index, place)| (place.offset, &*state[*index].bytes)).collect();
-    arena.copy(copied, site);
-    captured(plan, Values::Copied(arena), state, facts)
+    let tensors = now.iter().enumerate().map(|(index, bytes)| (plan.offset(index), *bytes));
+    arena.copy(tensors.collect(), site);
+    let metadata = match metadata {
+        Metadata::Text(text) => Some(text),
+        Metadata::Read(value) => {
+            facts.metadata = value;
+            None
+        }
+    };
+    let (tensors, values, timing) = (plan.tensors(), Values::Copied(arena), Timing::default());
+    Captured { facts, tensors, metadata, values, later: None, timing }
 }
 
 /// Takes the state as it lies, where no memory holds a copy.
+///
+/// # Errors
+/// When the metadata is not JSON.
 pub(crate) fn lent<'a>(
-    plan: TensorPlan,
-    state: &'a [StateTensor<'_>],
-    facts: CaptureFacts,
-) -> Captured<'a> {
-    let values = plan.places.iter().map(|(index, _)| &*state[*index].bytes).collect();
-    captured(plan, Values::Lent(values), state, facts)
-}
-
-fn captured<'a>(
-    plan: TensorPlan,
-    values: Values<'a>,
-    state: &[StateTensor<'_>],
-    facts: CaptureFacts,
-) -> Captured<'a> {
-    let given = plan.places.iter().map(|(index, _)| *index).collect();
-    let part = |(index, place): (usize, TensorPlace)| (place, state[index].part.clone());
-    let tensors = plan.places.into_iter().map(part).collect();
-    Captured { facts, tensors, given, values, later: None, timing: Timing::default() }
+    plan: &StatePlan,
+    values: &[&'a [u8]],
+    mut facts: CaptureFacts,
+    metadata: Metadata,
+) -> Result<Captured<'a>, Error> {
+    facts.metadata = match metadata {
+        Metadata::Read(value) => value,
+        Metadata::Text(text) => parse(&text)?,
+    };
+    let (values, timing) = (Values::Lent(plan.in_order(values)), Timing::default());
+    Ok(Captured { facts, tensors: plan.tensors(), metadata: None, values, later: None, timing })
 }

@@ -12,15 +12,15 @@ use forebay_format::v1::{
     checkpoint::{CheckpointReference, CommitRecord},
     run::DatasetReference,
 };
-use forebay_runtime::Runtime;
+use forebay_runtime::{Runtime, Stopwatch};
 use forebay_transfer::Transfer;
 use forebay_types::{Digest, DigestWriter, ErrorKind, Name, Nonce, Position, Rank};
 
 use crate::{
     CheckpointSettings, CommittedCheckpoint, Error, Part, Recovered, Restored, SaveReport,
-    StateTensor, Which,
+    StatePlan, StateTensor, Which,
     base::Base,
-    capture::{Timing, copied, lent, plan},
+    capture::{Metadata, Timing, copied, lent},
     committed::Tiers,
     copying::Copying,
     pipeline::Pipeline,
@@ -42,6 +42,15 @@ pub struct Capture {
     pub waited_seconds: f64,
     /// No memory held a copy of the state: it was written to this node while the call lasted.
     pub streamed: bool,
+}
+
+/// A save as the trainer asked for it.
+struct Asked {
+    step: u64,
+    position: Position,
+    attempt: Nonce,
+    /// Since when the trainer waits.
+    pause: Stopwatch,
 }
 
 /// Saves and restores the state of one rank of one run.
@@ -185,12 +194,18 @@ impl Checkpointer {
         tensors: &[StateTensor<'_>],
         metadata: &serde_json::Value,
     ) -> Result<Capture, Error> {
-        self.begin(step, position, tensors, Vec::new(), metadata).map(|(capture, _)| capture)
+        let asked = self.asked_for(step, position);
+        let plan = StatePlan::new(tensors)?;
+        let values: Vec<&[u8]> = tensors.iter().map(|tensor| &*tensor.bytes).collect();
+        let metadata = Metadata::Read(metadata.clone());
+        let saved = self.begin(&asked, &plan, &values, Vec::new(), metadata);
+        saved.map(|(capture, _)| capture)
     }
 
-    /// Captures the tensors of `now` and begins to copy those of `later`, which must not change before
-    /// that is done: the save goes on when [`Copying::confirm`] says that they did not. Where nothing is
-    /// left to copy, there is no [`Copying`].
+    /// Captures the state of `plan`: the values of its first tensors are those of `now`; those of `later`,
+    /// which come behind, begin to be copied and must not change before that is done. The save goes on
+    /// when [`Copying::confirm`] says that they did not. Where nothing is left to copy, there is no
+    /// [`Copying`]. `metadata` is JSON, which the background reads.
     ///
     /// # Errors
     /// As [`Checkpointer::save`]. A state that changed is told of as [`Error::Changed`] by a later call.
@@ -198,30 +213,35 @@ impl Checkpointer {
         &mut self,
         step: u64,
         position: Position,
-        now: &[StateTensor<'_>],
-        later: Vec<StateTensor<'static>>,
-        metadata: &serde_json::Value,
+        plan: &StatePlan,
+        now: &[&[u8]],
+        later: Vec<Cow<'static, [u8]>>,
+        metadata: String,
     ) -> Result<(Capture, Option<Copying>), Error> {
-        self.begin(step, position, now, later, metadata)
+        let asked = self.asked_for(step, position);
+        self.begin(&asked, plan, now, later, Metadata::Text(metadata))
+    }
+
+    /// A save begins; it counts as an attempt whatever becomes of it, as it does on the other ranks.
+    fn asked_for(&mut self, step: u64, position: Position) -> Asked {
+        let pause = self.site.runtime.stopwatch();
+        Asked { step, position, attempt: self.attempt(step), pause }
     }
 
     fn begin(
         &mut self,
-        step: u64,
-        position: Position,
-        now: &[StateTensor<'_>],
-        later: Vec<StateTensor<'static>>,
-        metadata: &serde_json::Value,
+        asked: &Asked,
+        plan: &StatePlan,
+        now: &[&[u8]],
+        later: Vec<Cow<'static, [u8]>>,
+        metadata: Metadata,
     ) -> Result<(Capture, Option<Copying>), Error> {
-        let pause = self.site.runtime.stopwatch();
-        let attempt = self.attempt(step);
+        let &Asked { step, position, attempt, ref pause } = asked;
         self.pipeline.check()?;
         self.claim()?;
         let launch = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner).0;
-        let all: Vec<StateTensor<'_>> =
-            now.iter().map(borrowed).chain(later.iter().map(borrowed)).collect();
-        let plan = plan(&all)?;
-        let bytes = plan.file_bytes;
+        plan.check(now, &later)?;
+        let bytes = plan.file_bytes();
         let ready = pause.seconds();
         let mut arena = self.pipeline.arena()?;
         let waited_seconds = pause.seconds() - ready;
@@ -237,9 +257,9 @@ impl Checkpointer {
             dataset: self.dataset.clone(),
             forked_from: self.forked_from.clone(),
             captured_unix_ms: self.site.runtime.now().unix_ms(),
-            metadata: metadata.clone(),
+            metadata: serde_json::Value::Null,
         };
-        let streamed = match arena.begin(&plan, &self.site) {
+        let streamed = match arena.begin(plan.file(), &self.site) {
             Ok(()) => false,
             Err(error) if error.kind() == ErrorKind::Full => true,
             Err(error) => return Err(error),
@@ -252,11 +272,12 @@ impl Checkpointer {
         };
         let mut copying = None;
         if streamed {
-            self.pipeline.stage_now(arena, lent(plan, &all, facts), timing)?;
+            let all: Vec<&[u8]> =
+                now.iter().copied().chain(later.iter().map(|one| &**one)).collect();
+            self.pipeline.stage_now(arena, lent(plan, &all, facts, metadata)?, timing)?;
         } else {
-            let mut captured = copied(&self.site, plan, arena, &all, now.len(), facts);
-            drop(all);
-            copying = captured.copy_later(later, now.len());
+            let mut captured = copied(&self.site, plan, arena, now, facts, metadata);
+            copying = captured.copy_later(plan, later, now.len());
             captured.timing = timing();
             self.pipeline.submit(captured)?;
         }
@@ -347,17 +368,6 @@ impl Checkpointer {
             None => self.site.runtime.nonce(),
             Some(launch) => shared_nonce(launch, step, *saves),
         }
-    }
-}
-
-/// The same tensor, for as long as this one is there.
-fn borrowed<'a>(tensor: &'a StateTensor<'_>) -> StateTensor<'a> {
-    StateTensor {
-        name: Cow::Borrowed(&tensor.name),
-        dtype: tensor.dtype,
-        shape: tensor.shape.clone(),
-        bytes: Cow::Borrowed(&tensor.bytes),
-        part: tensor.part.clone(),
     }
 }
 

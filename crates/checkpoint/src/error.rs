@@ -48,6 +48,17 @@ pub enum Error {
         /// The bytes needed.
         expected: u64,
     },
+    /// Values of another number of tensors than were planned.
+    #[error("there are values of {found} tensors, and {expected} were planned; nothing was saved")]
+    Tensors {
+        /// The tensors given.
+        found: usize,
+        /// The tensors planned.
+        expected: usize,
+    },
+    /// What is said beside the tensors is not JSON.
+    #[error("what is said beside the tensors is not JSON; nothing of this checkpoint was saved")]
+    Metadata(#[source] serde_json::Error),
     /// A part that does not lie in its whole.
     #[error(
         "tensor `{tensor}`: a part of shape {shape:?} at {:?} does not lie in a whole of shape {:?}; \
@@ -300,6 +311,8 @@ impl Error {
             Self::Background { source, .. } | Self::Retention { source, .. } => source.kind(),
             Self::Changed { .. }
             | Self::Tensor { .. }
+            | Self::Tensors { .. }
+            | Self::Metadata(_)
             | Self::Part { .. }
             | Self::Region { .. }
             | Self::LaunchUnknown { .. }

@@ -337,10 +337,13 @@ fn stage_all(
                 continue;
             }
         };
-        let verdict = captured.complete(site);
-        if verdict != Verdict::Intact {
+        let completed = captured.complete(site);
+        if !matches!(completed, Ok(Verdict::Intact)) {
             let (run, step) = (site.run.clone(), captured.facts.step);
-            let told = (verdict == Verdict::Silent).then_some(Error::Changed { run, step });
+            let told = match completed {
+                Ok(verdict) => (verdict == Verdict::Silent).then_some(Error::Changed { run, step }),
+                Err(source) => Some(background(site, step, "staged", source)),
+            };
             let _sent = arenas.send(captured.into_arena());
             board.update(|state| {
                 state.errors.extend(told);

@@ -7,8 +7,8 @@ mod support;
 use std::{borrow::Cow, io, time::Duration};
 
 use forebay_checkpoint::{
-    CheckpointSettings, Checkpointer, Dtype, Part, Recovery, StateTensor, Tier, Which, ask, export,
-    launches, list, restore, show,
+    Capture, CheckpointSettings, Checkpointer, Copying, Dtype, Part, Recovery, StatePlan,
+    StateTensor, Tier, Which, ask, export, launches, list, restore, show,
 };
 use forebay_lake::Purpose;
 use forebay_local::LocalTier;
@@ -125,19 +125,67 @@ fn large_tensors_survive_and_other_readers_read_the_file() {
     assert_eq!(read(Part::All) - read(Part::Weights), 400);
 }
 
+/// Saves the state of `step`, of which the first `now` tensors are copied at once.
+fn save_overlapped(
+    checkpointer: &mut Checkpointer,
+    plan: &StatePlan,
+    step: u64,
+    now: usize,
+) -> (Capture, Option<Copying>) {
+    let state = state(step);
+    let (now, later) = state.split_at(now);
+    let now: Vec<&[u8]> = now.iter().map(|tensor| &*tensor.bytes).collect();
+    let later = later.iter().map(|tensor| tensor.bytes.clone()).collect();
+    let metadata = metadata(step).to_string();
+    checkpointer.save_overlapped(step, Position { step }, plan, &now, later, metadata).unwrap()
+}
+
+#[test]
+fn values_that_do_not_fit_the_plan_are_refused_and_the_next_save_goes_on() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let mut checkpointer = open(&tiers.transfer(), &keep_all()).unwrap();
+    let (plan, state) = (StatePlan::new(&state(0)).unwrap(), state(1));
+    let values: Vec<&[u8]> = state.iter().map(|tensor| &*tensor.bytes).collect();
+    let mut short = values.clone();
+    short[2] = &short[2][1..];
+    let said = metadata(1).to_string();
+    let mut save = |now: &[&[u8]], later: &[&'static [u8]], said: &str| {
+        let later = later.iter().map(|&one| Cow::Borrowed(one)).collect();
+        let (position, said) = (Position { step: 1 }, said.to_owned());
+        checkpointer.save_overlapped(1, position, &plan, now, later, said).map(drop)
+    };
+    let few = save(&values[..4], &[], &said).unwrap_err();
+    assert!(told(&few).contains("values of 4 tensors, and 5 were planned"), "{}", told(&few));
+    let many = save(&values, &[&[]], &said).unwrap_err();
+    assert!(told(&many).contains("values of 6 tensors"), "{}", told(&many));
+    let short = save(&short, &[], &said).unwrap_err();
+    assert!(
+        told(&short).contains("`optimizer.first_moment.embedding` has 4095 bytes"),
+        "{}",
+        told(&short)
+    );
+    // The background reads what is said, and tells.
+    save(&values, &[], "{").unwrap();
+    let torn = checkpointer.wait().unwrap_err();
+    assert!(told(&torn).contains("could not be staged"), "{}", told(&torn));
+    assert!(told(&torn).contains("not JSON"), "{}", told(&torn));
+    assert_eq!((torn.kind(), staged(&tiers)), (ErrorKind::Invalid, 0));
+    save_overlapped(&mut checkpointer, &plan, 2, 5);
+    assert_eq!(checkpointer.wait().unwrap().len(), 1);
+    assert_is(&checkpointer.restore(Which::Newest, Part::All).unwrap().unwrap(), 2);
+}
+
 #[test]
 fn what_is_copied_while_the_trainer_goes_on_is_kept_on_its_word_alone() {
     let tiers = TempTiers::new(BUDGET_BYTES);
     let transfer = tiers.transfer();
     let mut checkpointer = open(&transfer, &keep_all()).unwrap();
+    let plan = StatePlan::new(&state(0)).unwrap();
     for (step, intact, now) in
         [(1, true, 2), (2, false, 2), (3, false, 2), (4, true, 0), (5, true, 5)]
     {
-        let (now, later) = (state(step)[..now].to_vec(), state(step)[now..].to_vec());
-        let (position, metadata) = (Position { step }, metadata(step));
-        let (_, copying) =
-            checkpointer.save_overlapped(step, position, &now, later, &metadata).unwrap();
-        assert_eq!(copying.is_some(), now.len() < 5);
+        let (_, copying) = save_overlapped(&mut checkpointer, &plan, step, now);
+        assert_eq!(copying.is_some(), now < 5);
         let Some(copying) = copying else {
             assert_eq!(checkpointer.wait().unwrap()[0].step, step);
             continue;
@@ -167,11 +215,9 @@ fn without_memory_for_a_copy_the_state_is_staged_from_where_it_lies() {
     let transfer = tiers.transfer();
     let settings = CheckpointSettings { arena_bytes_max: Some(1000), ..keep_all() };
     let mut checkpointer = open(&transfer, &settings).unwrap();
+    let plan = StatePlan::new(&state(0)).unwrap();
     for step in [1, 2] {
-        let (position, metadata) = (Position { step }, metadata(step));
-        let (now, later) = (state(step)[..2].to_vec(), state(step)[2..].to_vec());
-        let (capture, copying) =
-            checkpointer.save_overlapped(step, position, &now, later, &metadata).unwrap();
+        let (capture, copying) = save_overlapped(&mut checkpointer, &plan, step, 2);
         assert!(capture.streamed && copying.is_none());
         // It is on this node when the call returns.
         assert!(staged(&tiers) >= 2);

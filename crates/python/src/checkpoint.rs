@@ -11,6 +11,7 @@ use std::{
 
 use forebay::{
     CommittedCheckpoint, Dtype, Position, Region, Runtime, StateTensor, TensorPart, Tier,
+    checkpoint,
 };
 use pyo3::prelude::*;
 use serde_json::json;
@@ -21,7 +22,7 @@ use crate::{
     process::Owned,
 };
 
-/// A tensor to save: name, type, shape, whole and start where it is a part, address, bytes.
+/// A tensor to plan for: name, type, shape, whole and start where it is a part, address, bytes.
 type Given = (String, String, Vec<u64>, Option<(Vec<u64>, Vec<u64>)>, usize, usize);
 /// A box to fill: tensor, start, shape, address, bytes.
 type Wanted = (String, Vec<u64>, Vec<u64>, usize, usize);
@@ -99,32 +100,41 @@ impl Checkpointer {
         })
     }
 
-    /// Captures the state after so many steps; says what that took, as JSON. The tensors of `later` are
-    /// copied in the background, which what comes back beside it tells of.
-    #[pyo3(signature = (step, tensors, metadata, later = Vec::new()))]
+    /// Captures the state after so many steps; says what that took, as JSON. The tensors of the plan are
+    /// at `addresses`. The last `later` of them are copied in the background, which what comes back beside
+    /// it tells of; there, `metadata` is read too.
+    #[pyo3(signature = (step, plan, addresses, metadata, later = 0))]
     fn save(
         &self,
         py: Python<'_>,
         step: u64,
-        tensors: Vec<Given>,
-        metadata: &str,
-        later: Vec<Given>,
+        plan: &StatePlan,
+        addresses: Vec<usize>,
+        metadata: String,
+        later: usize,
     ) -> PyResult<(String, Copying)> {
-        let metadata = serde_json::from_str(metadata)
-            .map_err(|error| errors::invalid(py, &format!("the metadata: {error}")))?;
+        let now =
+            addresses.len().checked_sub(later).filter(|_| addresses.len() == plan.bytes.len());
+        let now =
+            now.ok_or_else(|| errors::invalid(py, &"the addresses are not those of the plan"))?;
         while !self.ask(py, |saves| saves.await_ready(SLICE))? {
             py.check_signals()?;
         }
-        let tensors = tensors
-            .iter()
-            .map(|given| borrow(given).map_err(|why| errors::invalid(py, &why)))
-            .collect::<PyResult<Vec<_>>>()?;
-        let later = later
-            .iter()
-            .map(|given| borrow_later(given).map_err(|why| errors::invalid(py, &why)))
-            .collect::<PyResult<Vec<_>>>()?;
+        let places: Vec<(usize, usize)> =
+            addresses.into_iter().zip(plan.bytes.iter().copied()).collect();
+        let (now, later) = places.split_at(now);
+        // SAFETY: the callers pass addresses of memory that their tensors own and that has the bytes of
+        // the plan, keep them until the call returns, and the training thread, which is the caller, does
+        // not write it meanwhile.
+        let now = now.iter().map(|&(address, bytes)| unsafe { memory(address, bytes) });
+        // SAFETY: as above, and `_overlap.py` keeps the tensors until `Copying.wait` has returned, after
+        // which the engine does not look at them. Whoever writes them meanwhile tears the copy, not the
+        // engine: bytes are read as they are, and `_overlap.py` then drops the save.
+        let later =
+            later.iter().map(|&(address, bytes)| Cow::Borrowed(unsafe { memory(address, bytes) }));
+        let (now, later): (Vec<&[u8]>, Vec<Cow<'static, [u8]>>) = (now.collect(), later.collect());
         let (captured, copying) = self.ask(py, |saves| {
-            saves.save_overlapped(step, Position { step }, &tensors, later, &metadata)
+            saves.save_overlapped(step, Position { step }, &plan.opened, &now, later, metadata)
         })?;
         let said = json!({
             "bytes": captured.bytes,
@@ -175,6 +185,30 @@ impl Checkpointer {
     }
 }
 
+/// The tensors of a state without their values: what saves of it have in common.
+#[pyclass(frozen, module = "forebay._forebay")]
+pub struct StatePlan {
+    opened: checkpoint::StatePlan,
+    /// Of each tensor, as it was given.
+    bytes: Vec<usize>,
+}
+
+#[pymethods]
+impl StatePlan {
+    /// The plan of such tensors. Their memory is kept until this returns.
+    #[new]
+    fn new(py: Python<'_>, tensors: Vec<Given>) -> PyResult<Self> {
+        let bytes = tensors.iter().map(|given| given.5).collect();
+        let tensors = tensors
+            .iter()
+            .map(|given| borrow(given).map_err(|why| errors::invalid(py, &why)))
+            .collect::<PyResult<Vec<_>>>()?;
+        let opened = checkpoint::StatePlan::new(&tensors);
+        let opened = opened.map_err(|error| errors::from_engine(py, &error.into()))?;
+        Ok(Self { opened, bytes })
+    }
+}
+
 /// A state that is being copied.
 #[pyclass(frozen, module = "forebay._forebay")]
 pub struct Copying {
@@ -205,29 +239,12 @@ impl Copying {
     }
 }
 
-/// A tensor of Python's as the engine takes it to copy later.
-fn borrow_later(given: &Given) -> Result<StateTensor<'static>, String> {
-    let (name, dtype, shape, part, address, bytes) = given;
-    let part = part.clone().map(|(whole, start)| TensorPart { whole, start });
-    // SAFETY: `_overlap.py` keeps the tensors that own this memory until `Copying.wait` has returned,
-    // after which the engine does not look at it. Whoever writes it meanwhile tears the copy, not the
-    // engine: bytes are read as they are, and `_overlap.py` then drops the save.
-    let bytes = unsafe { memory(*address, *bytes) };
-    Ok(StateTensor {
-        name: Cow::Owned(name.clone()),
-        dtype: dtype_of(dtype)?,
-        shape: shape.clone(),
-        bytes: Cow::Borrowed(bytes),
-        part,
-    })
-}
-
 /// A tensor of Python's as the engine takes it.
 fn borrow(given: &Given) -> Result<StateTensor<'_>, String> {
     let (name, dtype, shape, part, address, bytes) = given;
     let part = part.clone().map(|(whole, start)| TensorPart { whole, start });
-    // SAFETY: `_checkpointer.py` passes address and size of memory that its tensors own, keeps them
-    // until the call returns, and the training thread, which is the caller, does not write it meanwhile.
+    // SAFETY: the callers pass address and size of memory that their tensors own, keep them until the
+    // call returns, and the training thread, which is the caller, does not write it meanwhile.
     let bytes = unsafe { memory(*address, *bytes) };
     Ok(StateTensor {
         name: Cow::Borrowed(name),

@@ -30,7 +30,7 @@ mod _forebay {
     #[pymodule_export]
     use crate::{
         batch::Batch,
-        checkpoint::{Checkpoint, Checkpointer, Copying},
+        checkpoint::{Checkpoint, Checkpointer, Copying, StatePlan},
         column::Column,
         engine::Engine,
         feed::Feed,
