@@ -41,7 +41,7 @@ from ._checkpointer import load_checkpoint
 from ._errors import CorruptError, InvalidError, NotFoundError
 from ._feed import LOCAL_BUDGET, open_engine
 from ._group import Alone, find_group
-from ._saves import Saves
+from ._saves import Saves, memory_setting
 from ._tensors import Leaves
 from ._tree import encode
 
@@ -59,7 +59,7 @@ class CheckpointIO(LightningCheckpointIO):
     ----------
     lake, local, local_budget
         As for :func:`forebay.feed`.
-    run, keep_every, threads
+    run, keep_every, memory, threads
         As for :class:`forebay.Checkpointer`.
     keep_last
         The newest so many checkpoints stay in the lake; 0 keeps all. What Lightning removes
@@ -75,6 +75,7 @@ class CheckpointIO(LightningCheckpointIO):
         local_budget: int | str = LOCAL_BUDGET,
         keep_last: int = 0,
         keep_every: int = 0,
+        memory: int | str | None = None,
         threads: int = 2,
     ) -> None:
         self.run = run
@@ -82,6 +83,7 @@ class CheckpointIO(LightningCheckpointIO):
         self._local = local
         self._local_budget = local_budget
         self._settings = {"keep_last": keep_last, "keep_every": keep_every, "threads": threads}
+        self._settings |= memory_setting(memory)
         self._saves: Saves | None = None
         self._saved: set[int] = set()
         self._committed: set[int] = set()

@@ -58,7 +58,7 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
     ----------
     lake, local, local_budget
         As for :func:`forebay.feed`.
-    run, keep_last, keep_every, threads
+    run, keep_last, keep_every, fork, incremental, random_state, memory, threads
         As for :class:`forebay.Checkpointer`.
     loader
         Whose position is saved with the model; none where the Trainer's own loader is used, which
@@ -75,6 +75,10 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         local_budget: int | str = LOCAL_BUDGET,
         keep_last: int = 3,
         keep_every: int = 0,
+        fork: tuple[str, int | None] | None = None,
+        incremental: bool = True,
+        random_state: bool = True,
+        memory: int | str | None = None,
         threads: int = 2,
     ) -> None:
         self.run = run
@@ -82,7 +86,9 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         self._loader = loader
         self._tiers: dict[str, Any] = {"local": local, "local_budget": local_budget}
         self._settings: dict[str, Any] = {
-            "keep_last": keep_last, "keep_every": keep_every, "threads": threads,
+            "keep_last": keep_last, "keep_every": keep_every, "fork": fork,
+            "incremental": incremental, "random_state": random_state, "memory": memory,
+            "threads": threads,
         }  # fmt: skip
         self._checkpointer: Checkpointer | None = None
         self._progress: dict[str, Any] = {}
