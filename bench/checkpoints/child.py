@@ -63,8 +63,7 @@ def times(session: Session) -> dict[str, Any]:
     state.optimizer.step()
     start = time.perf_counter()
     call = timed(one.save)
-    staged = one.settle()
-    durable = (time.perf_counter() - start) * 1e3
+    node, durable = moments(call, one.settle(), start)
     alone = timed(training.step)
     saved = state.digest()
     start = time.perf_counter()
@@ -82,11 +81,18 @@ def times(session: Session) -> dict[str, Any]:
         "first": first,
         "pause": pause,
         "lost": lost,
-        "node": durable if staged is None else call + staged,
+        "node": node,
         "durable": durable,
         "restore": restore,
         "saved": saved,
     }
+
+
+def moments(call: float, settled: tuple[float, float] | None, start: float) -> tuple[float, float]:
+    """How long after the start of a save it was durable on this node, and where it cannot be lost."""
+    since = (time.perf_counter() - start) * 1e3 - call
+    node, durable = settled or (since, since)
+    return call + node, call + durable
 
 
 def restart(session: Session) -> dict[str, Any]:
@@ -172,8 +178,7 @@ def lake(session: Session) -> dict[str, Any]:
         saved = state.digest()
         start = time.perf_counter()
         call = timed(one.save)
-        staged = one.settle()
-        durable = (time.perf_counter() - start) * 1e3
+        node, durable = moments(call, one.settle(), start)
         state.optimizer.step()
         restore = timed(one.restore)
         expect(state, saved)
@@ -183,7 +188,7 @@ def lake(session: Session) -> dict[str, Any]:
     return {
         "bytes": state.bytes,
         "limits": {"upload": upload},
-        "node": call + staged,
+        "node": node,
         "durable": durable,
         "restore": restore,
     }

@@ -3,8 +3,8 @@
 `LABEL`        its name in the tables
 `PACKAGES`     distributions whose versions are printed
 `save()`       as training would call it; what is still being copied then, the optimizer's step waits for
-`settle()`     waits until the save is durable; says how many milliseconds after the call it was durable on this node,
-               where that is another moment, else None
+`settle()`     waits until the save is durable and nothing is left to do for it; says how many milliseconds after the
+               call it was durable on this node, and where it cannot be lost, if those are earlier moments, else None
 `restore()`    the newest save, into the live model and optimizer
 `saved`        the folder of what cannot be lost, whose new files are what a save wrote
 `close()`      ends what runs beside

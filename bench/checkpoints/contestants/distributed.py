@@ -41,7 +41,7 @@ class Asynchronous(Distributed):
         self.settle()
         self.future = dcp.async_save(self.state(), checkpoint_id=self.saved, no_dist=True, async_stager=self.stager)
 
-    def settle(self) -> float | None:
+    def settle(self) -> tuple[float, float] | None:
         if self.future is None:
             return None
         self.future.result()

@@ -45,7 +45,7 @@ class DLRover(TorchSave):
         while self.checkpointer._engine.latest_step != self.taken:
             self.checkpointer.save_checkpoint(self.taken, self.flat(), storage_type=StorageType.DISK)
 
-    def settle(self) -> float | None:
+    def settle(self) -> tuple[float, float] | None:
         """Its own wait looks every three seconds; this one looks into the same file."""
         newest, deadline = self.folder / "dlrover_latest.txt", time.monotonic() + LIMIT_SECONDS
         while not newest.exists() or newest.read_text() != str(self.taken):

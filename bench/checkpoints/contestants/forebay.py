@@ -35,8 +35,9 @@ class Overlapped:
         self.checkpointer.step(self.taken)
         self.taken += 1
 
-    def settle(self) -> float | None:
-        return 1e3 * self.checkpointer.wait()[-1]["stage_seconds"]
+    def settle(self) -> tuple[float, float] | None:
+        report = self.checkpointer.wait()[-1]
+        return 1e3 * report["stage_seconds"], 1e3 * report["durable_seconds"]
 
     def restore(self) -> None:
         self.checkpointer.resume()

@@ -30,7 +30,7 @@ class Orbax(TorchSave):
         self.taken += 1
         self.manager.save(self.taken, args=orbax.args.StandardSave(self.arrays()))
 
-    def settle(self) -> float | None:
+    def settle(self) -> tuple[float, float] | None:
         self.manager.wait_until_finished()
         return super().settle()
 

@@ -38,7 +38,7 @@ class TorchSave:
     def save(self) -> None:
         torch.save(self.state(), self.folder / "state.pt")
 
-    def settle(self) -> float | None:
+    def settle(self) -> tuple[float, float] | None:
         files.sync(self.folder)
         return None
 
