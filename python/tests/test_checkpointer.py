@@ -238,6 +238,10 @@ def test_a_damaged_checkpoint_is_named_and_never_loaded(
     data[-1] ^= 1
     os.chmod(file, 0o600)
     file.write_bytes(data)
+    # The memory that it was captured into is there until the checkpointer is closed.
+    assert checkpointer.resume() == 2
+    checkpointer.close()
+    checkpointer = open_checkpointer({"model": model}, random_state=False)
     with pytest.raises(forebay.CorruptError, match=r"tensor `model\.\w+`") as damaged:
         checkpointer.resume()
     assert "step 1 is intact" in str(damaged.value)

@@ -211,6 +211,9 @@ def test_after_damage_the_older_step_overwrites_all(open_checkpointer: Any, tmp_
     os.chmod(file, 0o600)
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     train(model, optimizer)
+    # What still lies in memory goes with it.
+    checkpointer.close()
+    checkpointer = open_checkpointer(state, random_state=False)
     with pytest.raises(forebay.CorruptError, match="does not have its digest") as damaged:
         checkpointer.resume()
     assert "step 1 is intact" in str(damaged.value)
