@@ -13,7 +13,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use crate::committed::Source;
+use crate::source::Source;
 
 /// How far the disk is asked ahead: what a disk of some gigabytes a second reads while four threads
 /// are scheduled on a busy machine. A quarter of it left the disk idle at times.

@@ -16,9 +16,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
-    num::NonZeroU64,
-    os::unix::fs::FileExt,
     sync::{Mutex, PoisonError},
 };
 
@@ -26,11 +23,11 @@ use forebay_format::v1::{
     checkpoint::{self, CommitRecord, RankRecord, TensorEntry, TensorPart},
     tensors::{Dtype, TensorSpec},
 };
-use forebay_lake::{Lake, Purpose};
+use forebay_lake::Lake;
 use forebay_local::LocalTier;
 use forebay_runtime::Runtime;
 use forebay_transfer::Transfer;
-use forebay_types::{Digest, DigestWriter, Key, Name};
+use forebay_types::{Digest, Key, Name};
 
 use crate::{
     Error, Tier, Which,
@@ -38,15 +35,13 @@ use crate::{
     boxes::{Place, copy_shared},
     image::Image,
     read,
+    source::{GROUP_BYTES, Source, check_header, check_tensor, read_tensor},
     stage::StagedNames,
 };
 
-/// Neighbouring tensors are read together up to this many bytes, and long ones in such pieces.
-const GROUP_BYTES: u64 = 8 << 20;
 /// From a disk, a tensor of so many bytes is read by itself, straight to where it is wanted: reading it
 /// with its neighbours would cost a copy, and saves a request that costs less.
 const ALONE_BYTES_MIN: u64 = 256 << 10;
-const NEAR_PIECE_BYTES: usize = 512 << 10;
 /// Requests in flight.
 const THREADS: usize = 4;
 
@@ -316,13 +311,10 @@ impl CommittedCheckpoint {
         regions: &[Mutex<Region<'_>>],
     ) -> Result<Wanted, Error> {
         let ranks = wanted.keys().map(|file| file.rank).collect();
-        let images = look(tiers, ranks, |rank| {
-            let image = Image::find(local, &self.ranks[rank as usize])?;
-            Some((Source::Memory(image.file.try_clone().ok()?, image.name.clone()), image))
-        })?;
+        let images = look(tiers, ranks, |rank| Image::find(local, &self.ranks[rank as usize]))?;
         self.fill_near(tiers, wanted, regions, |file, entry| {
-            let (source, image) = images.get(&file.rank)?;
-            Some((source, image.offset_of(entry)?))
+            let image = images.get(&file.rank)?;
+            Some((&image.source, image.offset_of(entry)?))
         })
     }
 
@@ -578,119 +570,4 @@ fn staged<'a>(local: &LocalTier, record: &RankRecord) -> Option<Source<'a>> {
     let name = StagedNames::of(record).file;
     let source = Source::Local(local.staged_file(&name).ok()?, name);
     check_header(&source, record).is_ok().then_some(source)
-}
-
-/// A tensor file on one of the tiers.
-pub(crate) enum Source<'a> {
-    Memory(File, Key),
-    Local(File, Key),
-    Lake(&'a Lake, Key),
-}
-
-impl Source<'_> {
-    pub(crate) const fn key(&self) -> &Key {
-        match self {
-            Self::Memory(_, key) | Self::Local(_, key) | Self::Lake(_, key) => key,
-        }
-    }
-
-    /// What is read at once: from a disk what a processor's cache holds until it is digested.
-    fn piece_bytes(&self) -> usize {
-        match self {
-            Self::Lake(lake, _) if lake.is_remote() => GROUP_BYTES as usize,
-            _ => NEAR_PIECE_BYTES,
-        }
-    }
-
-    /// Whether reading waits for a disk, or a file system that is asked like one.
-    pub(crate) fn is_on_disk(&self) -> bool {
-        match self {
-            Self::Memory(..) => false,
-            Self::Local(..) => true,
-            Self::Lake(lake, _) => !lake.is_remote(),
-        }
-    }
-
-    /// Has a stretch brought into the page cache. A hint: what it does not help is read all the same.
-    pub(crate) fn will_read(&self, offset: u64, bytes: u64) {
-        match self {
-            Self::Memory(..) => {}
-            Self::Local(file, _) => {
-                let advice = rustix::fs::Advice::WillNeed;
-                let _hint = rustix::fs::fadvise(file, offset, NonZeroU64::new(bytes), advice);
-            }
-            Self::Lake(lake, key) => lake.will_read(key, offset, bytes),
-        }
-    }
-
-    fn bytes(&self) -> Result<u64, Error> {
-        match self {
-            Self::Memory(file, key) | Self::Local(file, key) => {
-                Ok(file.metadata().map_err(Error::file("read", key))?.len())
-            }
-            Self::Lake(lake, key) => {
-                let size = lake.size(key)?;
-                size.ok_or_else(|| Error::object(key, "it is missing, though a commit names it"))
-            }
-        }
-    }
-
-    pub(crate) fn check_bytes(&self, expected: u64) -> Result<(), Error> {
-        match self.bytes()? {
-            found if found == expected => Ok(()),
-            found => {
-                let what = format!("it has {found} bytes, and its record says {expected}");
-                Err(Error::object(self.key(), what))
-            }
-        }
-    }
-
-    pub(crate) fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Error> {
-        match self {
-            Self::Memory(file, key) | Self::Local(file, key) => {
-                file.read_exact_at(into, offset).map_err(Error::file("read", key))
-            }
-            Self::Lake(lake, key) => Ok(lake.read_range(key, Purpose::Checkpoint, offset, into)?),
-        }
-    }
-}
-
-/// Length and header are decided by the record; anything else is damage.
-pub(crate) fn check_header(source: &Source<'_>, record: &RankRecord) -> Result<(), Error> {
-    source.check_bytes(record.file.bytes)?;
-    let expected = record.plan()?.header;
-    let mut header = vec![0; expected.len()];
-    source.read(0, &mut header)?;
-    if header == expected {
-        Ok(())
-    } else {
-        Err(Error::object(source.key(), "its header is not what its record says"))
-    }
-}
-
-/// Reads a stored tensor whole, its digest while the bytes are in the processor's cache.
-fn read_tensor(
-    (source, ahead): (&Source<'_>, &ReadAhead<'_>),
-    offset: u64,
-    entry: &TensorEntry,
-    into: &mut [u8],
-) -> Result<(), Error> {
-    let mut digest = DigestWriter::new();
-    let piece_bytes = source.piece_bytes();
-    let pieces = into.chunks_mut(piece_bytes);
-    for (offset, piece) in (offset..).step_by(piece_bytes).zip(pieces) {
-        ahead.advance(piece.len() as u64);
-        source.read(offset, piece)?;
-        digest.update(piece);
-    }
-    check_tensor(source.key(), entry, digest.finish())
-}
-
-/// Checks a tensor's bytes against its record.
-pub(crate) fn check_tensor(key: &Key, entry: &TensorEntry, found: Digest) -> Result<(), Error> {
-    if found == entry.digest {
-        Ok(())
-    } else {
-        Err(Error::object(key, format!("tensor `{}` does not have its digest", entry.name)))
-    }
 }

@@ -20,12 +20,11 @@ use forebay_format::{
 use forebay_local::LocalTier;
 use forebay_types::Key;
 
-use crate::{Error, capture::kept_as};
+use crate::{Error, capture::kept_as, source::Source};
 
 /// Where the tensors of a rank lie in this node's memory.
 pub(crate) struct Image {
-    pub file: File,
-    pub name: Key,
+    pub source: Source<'static>,
     /// Offset and length of each, by its name and what it is a part of.
     places: HashMap<(String, Option<TensorPart>), (u64, u64)>,
 }
@@ -64,7 +63,7 @@ impl Image {
         let tensors = record.tensors.into_iter().zip(plan.places);
         let places = tensors
             .map(|(tensor, (_, place))| ((tensor.name, tensor.part), (place.offset, place.bytes)));
-        Ok(Self { places: places.collect(), file, name })
+        Ok(Self { places: places.collect(), source: Source::Memory(file, name) })
     }
 
     /// Where a tensor lies in it.

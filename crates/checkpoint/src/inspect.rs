@@ -12,8 +12,9 @@ use serde::Serialize;
 
 use crate::{
     Error,
-    committed::{Source, check_header, check_tensor, file_key},
+    committed::file_key,
     read,
+    source::{Source, check_header, check_tensor},
 };
 
 const PIECE_BYTES: usize = 4 << 20;

@@ -68,6 +68,7 @@ mod retention;
 mod settings;
 mod shards;
 mod site;
+mod source;
 mod stage;
 mod state;
 mod tree;
