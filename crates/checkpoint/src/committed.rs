@@ -450,7 +450,7 @@ impl CommittedCheckpoint {
             source.read(job.offset, rest)?;
             for (entry, _) in &job.entries {
                 let (tensor, behind) = rest.split_at_mut(tensors[*entry].bytes as usize);
-                check_tensor(source.key(), &tensors[*entry], Digest::of(tensor))?;
+                check_tensor(source, &tensors[*entry], tensor)?;
                 rest = behind;
             }
         }

@@ -2,8 +2,8 @@
 //!
 //! A capture holds every tensor of its rank, those too that its save referred to in earlier files. It is
 //! read as a file, without the lock of whoever captured it, in this process or another. So it may begin
-//! to change for the next capture while it is read; what is read is therefore compared with its digest
-//! where it was copied to, and what does not have it is read from the next tier.
+//! to change for the next capture while it is read; what is read is therefore compared with its record
+//! where it was copied to, and what differs is read from the next tier.
 //!
 //! # Bounds
 //! The record of the capture, of at most [`record::LEN_BYTES_MAX`], and a place for each tensor.

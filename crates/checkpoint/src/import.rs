@@ -25,7 +25,7 @@ use forebay_format::v1::{
 };
 use forebay_lake::{Lake, Purpose};
 use forebay_runtime::Runtime;
-use forebay_types::{Digest, DigestWriter, Name, Position};
+use forebay_types::{Checksum, ChecksumWriter, Digest, DigestWriter, Name, Position};
 use serde::Serialize;
 
 use crate::{
@@ -110,7 +110,7 @@ struct Source<'a> {
 struct Digests {
     file: Digest,
     /// In the order of the plan.
-    tensors: Vec<Digest>,
+    tensors: Vec<(Digest, Checksum)>,
 }
 
 impl<'a> Source<'a> {
@@ -156,17 +156,18 @@ impl<'a> Source<'a> {
         let mut piece = vec![0; PIECE_BYTES];
         let mut tensors = Vec::with_capacity(self.plan.places.len());
         for (index, place) in &self.plan.places {
-            let mut digest = DigestWriter::new();
+            let (mut digest, mut checksum) = (DigestWriter::new(), ChecksumWriter::new());
             while digest.len_bytes() < place.bytes {
                 runtime.check()?;
                 let left = usize::try_from(place.bytes - digest.len_bytes()).unwrap_or(PIECE_BYTES);
                 let piece = &mut piece[..left.min(PIECE_BYTES)];
                 reader.read(&self.files.weights()[*index], digest.len_bytes(), piece)?;
                 digest.update(piece);
+                checksum.update(piece);
                 whole.update(piece);
                 sink(piece)?;
             }
-            tensors.push(digest.finish());
+            tensors.push((digest.finish(), checksum.finish()));
         }
         Ok(Digests { file: whole.finish(), tensors })
     }
@@ -192,16 +193,18 @@ impl<'a> Source<'a> {
 
     fn record(&self, runtime: &Runtime, run: &Name, step: u64, digests: &Digests) -> RankRecord {
         let places = self.plan.places.iter().map(|(_, place)| place);
-        let tensors = places.zip(&digests.tensors).map(|(place, &digest)| TensorEntry {
-            name: place.spec.name.clone(),
-            dtype: place.spec.dtype,
-            shape: place.spec.shape.clone(),
-            offset: place.offset,
-            bytes: place.bytes,
-            digest,
-            earlier: None,
-            part: None,
-        });
+        let tensors =
+            places.zip(&digests.tensors).map(|(place, &(digest, checksum))| TensorEntry {
+                name: place.spec.name.clone(),
+                dtype: place.spec.dtype,
+                shape: place.spec.shape.clone(),
+                offset: place.offset,
+                bytes: place.bytes,
+                digest,
+                checksum: Some(checksum),
+                earlier: None,
+                part: None,
+            });
         RankRecord {
             run: run.clone(),
             step,

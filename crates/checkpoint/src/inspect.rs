@@ -7,14 +7,14 @@ use forebay_format::v1::{
     tensors,
 };
 use forebay_lake::Lake;
-use forebay_types::{Digest, DigestWriter, Name, Position};
+use forebay_types::{ChecksumWriter, Digest, DigestWriter, Name, Position};
 use serde::Serialize;
 
 use crate::{
     Error,
     committed::file_key,
     read,
-    source::{Source, check_header, check_tensor},
+    source::{Source, check_checksum, check_digest, check_header},
 };
 
 const PIECE_BYTES: usize = 4 << 20;
@@ -182,15 +182,17 @@ fn verify_tensor(
     piece: &mut [u8],
     whole: &mut DigestWriter,
 ) -> Result<(), Error> {
-    let mut digest = DigestWriter::new();
+    let (mut digest, mut checksum) = (DigestWriter::new(), ChecksumWriter::new());
     while digest.len_bytes() < tensor.bytes {
         let left = tensor.bytes - digest.len_bytes();
         let piece = &mut piece[..usize::try_from(left).unwrap_or(PIECE_BYTES).min(PIECE_BYTES)];
         source.read(tensor.offset + digest.len_bytes(), piece)?;
         digest.update(piece);
+        checksum.update(piece);
         whole.update(piece);
     }
-    check_tensor(source.key(), tensor, digest.finish())
+    check_digest(source.key(), tensor, digest.finish())?;
+    check_checksum(source.key(), tensor, checksum.finish())
 }
 
 /// The bytes of a rank's tensors that lie in earlier files.

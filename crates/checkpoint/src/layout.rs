@@ -9,7 +9,7 @@ use forebay_format::v1::{
     checkpoint::{EarlierFile, TensorEntry},
     tensors::{self, TensorPlan, TensorSpec},
 };
-use forebay_types::{Digest, Scattered};
+use forebay_types::{Checksum, Digest, Scattered};
 
 use crate::{
     Error,
@@ -77,17 +77,23 @@ impl Layout {
         std::iter::once(&self.plan.header[..]).chain(values).collect()
     }
 
-    /// What the record says of each tensor, whose digests are given.
-    pub(crate) fn entries(&self, captured: &Captured<'_>, digests: &[Digest]) -> Vec<TensorEntry> {
+    /// What the record says of each tensor, whose digests and checksums are given.
+    pub(crate) fn entries(
+        &self,
+        captured: &Captured<'_>,
+        sums: &[(Digest, Checksum)],
+    ) -> Vec<TensorEntry> {
         let entry = |tensor: usize, offset: u64, earlier: Option<u32>| {
             let (place, part) = &captured.tensors[tensor];
+            let (digest, checksum) = sums[tensor];
             TensorEntry {
                 name: place.spec.name.clone(),
                 dtype: place.spec.dtype,
                 shape: place.spec.shape.clone(),
                 offset,
                 bytes: place.bytes,
-                digest: digests[tensor],
+                digest,
+                checksum: Some(checksum),
                 earlier,
                 part: part.clone(),
             }

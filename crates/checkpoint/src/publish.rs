@@ -200,8 +200,12 @@ fn settle(site: &Site, sealed: &Sealed, commit: &CommitRecord) -> Result<Outcome
 /// Whether two records say the same of the training, wherever their tensors lie.
 fn is_same_state(one: &RankRecord, other: &RankRecord) -> bool {
     let tensors = |record: &RankRecord| -> Vec<TensorEntry> {
-        let place =
-            |tensor: &TensorEntry| TensorEntry { offset: 0, earlier: None, ..tensor.clone() };
+        let place = |tensor: &TensorEntry| TensorEntry {
+            offset: 0,
+            earlier: None,
+            checksum: None,
+            ..tensor.clone()
+        };
         let mut tensors: Vec<_> = record.tensors.iter().map(place).collect();
         tensors.sort_by(|a, b| a.name.cmp(&b.name));
         tensors

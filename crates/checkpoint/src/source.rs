@@ -1,7 +1,9 @@
 //! A source: a tensor file on one of the tiers, and how it is read and checked.
 //!
 //! Nothing is believed that a record does not prove: the length and the header of a file, and each
-//! tensor's bytes by their digest.
+//! tensor's bytes. What comes from a store is compared with its digest. What lies on this node, or in a
+//! directory, is compared with its checksum, if it was stored with one: it finds what memory, a disk or a
+//! copy spoils, and costs a tenth of a digest, which costs more than to read them from memory.
 //!
 //! # Bounds
 //! A header, and the memory that it is asked to fill.
@@ -10,7 +12,7 @@ use std::{fs::File, num::NonZeroU64, os::unix::fs::FileExt};
 
 use forebay_format::v1::checkpoint::{RankRecord, TensorEntry};
 use forebay_lake::{Lake, Purpose};
-use forebay_types::{Digest, DigestWriter, Key};
+use forebay_types::{Checksum, ChecksumWriter, Digest, DigestWriter, Key};
 
 use crate::{Error, ahead::ReadAhead};
 
@@ -35,18 +37,19 @@ impl Source<'_> {
     /// What is read at once: from a disk what a processor's cache holds until it is digested.
     fn piece_bytes(&self) -> usize {
         match self {
-            Self::Lake(lake, _) if lake.is_remote() => GROUP_BYTES as usize,
+            _ if self.is_remote() => GROUP_BYTES as usize,
             _ => NEAR_PIECE_BYTES,
         }
     }
 
+    /// Whether it is a store's, beyond a network.
+    fn is_remote(&self) -> bool {
+        matches!(self, Self::Lake(lake, _) if lake.is_remote())
+    }
+
     /// Whether reading waits for a disk, or a file system that is asked like one.
     pub(crate) fn is_on_disk(&self) -> bool {
-        match self {
-            Self::Memory(..) => false,
-            Self::Local(..) => true,
-            Self::Lake(lake, _) => !lake.is_remote(),
-        }
+        !self.is_remote() && !matches!(self, Self::Memory(..))
     }
 
     /// Has a stretch brought into the page cache. A hint: what it does not help is read all the same.
@@ -106,29 +109,81 @@ pub(crate) fn check_header(source: &Source<'_>, record: &RankRecord) -> Result<(
     }
 }
 
-/// Reads a stored tensor whole, its digest while the bytes are in the processor's cache.
+/// Reads a stored tensor whole, and compares it while the bytes are in the processor's cache.
 pub(crate) fn read_tensor(
     (source, ahead): (&Source<'_>, &ReadAhead<'_>),
     offset: u64,
     entry: &TensorEntry,
     into: &mut [u8],
 ) -> Result<(), Error> {
-    let mut digest = DigestWriter::new();
+    let mut check = Check::new(source, entry);
     let piece_bytes = source.piece_bytes();
     let pieces = into.chunks_mut(piece_bytes);
     for (offset, piece) in (offset..).step_by(piece_bytes).zip(pieces) {
         ahead.advance(piece.len() as u64);
         source.read(offset, piece)?;
-        digest.update(piece);
+        check.update(piece);
     }
-    check_tensor(source.key(), entry, digest.finish())
+    check.finish(source.key(), entry)
 }
 
-/// Checks a tensor's bytes against its record.
-pub(crate) fn check_tensor(key: &Key, entry: &TensorEntry, found: Digest) -> Result<(), Error> {
-    if found == entry.digest {
-        Ok(())
-    } else {
-        Err(Error::object(key, format!("tensor `{}` does not have its digest", entry.name)))
+/// Compares the bytes of a tensor that were read from `source` with its record.
+pub(crate) fn check_tensor(
+    source: &Source<'_>,
+    entry: &TensorEntry,
+    bytes: &[u8],
+) -> Result<(), Error> {
+    let mut check = Check::new(source, entry);
+    check.update(bytes);
+    check.finish(source.key(), entry)
+}
+
+/// What the bytes of a tensor are compared by.
+enum Check {
+    Digest(DigestWriter),
+    Checksum(ChecksumWriter),
+}
+
+impl Check {
+    fn new(source: &Source<'_>, entry: &TensorEntry) -> Self {
+        match entry.checksum {
+            Some(_) if !source.is_remote() => Self::Checksum(ChecksumWriter::new()),
+            _ => Self::Digest(DigestWriter::new()),
+        }
     }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Digest(digest) => {
+                digest.update(bytes);
+            }
+            Self::Checksum(checksum) => {
+                checksum.update(bytes);
+            }
+        }
+    }
+
+    fn finish(&self, key: &Key, entry: &TensorEntry) -> Result<(), Error> {
+        match self {
+            Self::Digest(digest) => check_digest(key, entry, digest.finish()),
+            Self::Checksum(checksum) => check_checksum(key, entry, checksum.finish()),
+        }
+    }
+}
+
+/// Compares what a tensor digests to with its record.
+pub(crate) fn check_digest(key: &Key, entry: &TensorEntry, found: Digest) -> Result<(), Error> {
+    expect(found == entry.digest, key, entry, "digest")
+}
+
+/// Compares a tensor's checksum with its record, if it was stored with one.
+pub(crate) fn check_checksum(key: &Key, entry: &TensorEntry, found: Checksum) -> Result<(), Error> {
+    expect(entry.checksum.is_none_or(|checksum| checksum == found), key, entry, "checksum")
+}
+
+fn expect(holds: bool, key: &Key, entry: &TensorEntry, what: &str) -> Result<(), Error> {
+    if holds {
+        return Ok(());
+    }
+    Err(Error::object(key, format!("tensor `{}` does not have its {what}", entry.name)))
 }

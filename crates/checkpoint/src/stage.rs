@@ -38,7 +38,7 @@ use forebay_format::{
 use forebay_local::StagedWriter;
 use forebay_runtime::crash_point;
 use forebay_transfer::{Follow, StagedBytes, Written};
-use forebay_types::{Digest, Key, Name, Nonce, Scattered};
+use forebay_types::{Checksum, Digest, Key, Name, Nonce, Scattered};
 
 use crate::{
     Error,
@@ -245,9 +245,9 @@ fn seal(
     layout: &Layout,
     name: &Key,
     file: ObjectEntry,
-    digests: &[Digest],
+    sums: &[(Digest, Checksum)],
 ) -> Result<Sealed, Error> {
-    let record = rank_record(captured, layout, file, digests);
+    let record = rank_record(captured, layout, file, sums);
     let (body, digest) = record::encode(&record)?;
     let mut writer = site.transfer.stage(name, body.len() as u64)?;
     writer.write_all(&body).map_err(Error::file("stage", name))?;
@@ -261,7 +261,7 @@ fn rank_record(
     captured: &Captured<'_>,
     layout: &Layout,
     file: ObjectEntry,
-    digests: &[Digest],
+    sums: &[(Digest, Checksum)],
 ) -> RankRecord {
     let facts = &captured.facts;
     RankRecord {
@@ -278,7 +278,7 @@ fn rank_record(
         captured_unix_ms: facts.captured_unix_ms,
         file,
         earlier: layout.earlier.clone(),
-        tensors: layout.entries(captured, digests),
+        tensors: layout.entries(captured, sums),
         metadata: facts.metadata.clone(),
     }
 }

@@ -57,6 +57,7 @@ fn rank() -> (Vec<u8>, RankRecord) {
             offset: place.offset,
             bytes: place.bytes,
             digest: Digest::of(&bytes),
+            checksum: None,
             earlier: None,
             part: None,
         });

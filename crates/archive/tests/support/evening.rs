@@ -218,6 +218,7 @@ fn publish_rank(tiers: &TempTiers, rank: u32) -> (RankRecord, Digest) {
             offset: place.offset,
             bytes: place.bytes,
             digest: Digest::of(bytes),
+            checksum: None,
             earlier: None,
             part: None,
         });

@@ -18,7 +18,7 @@
 
 use std::collections::BTreeSet;
 
-use forebay_types::{Digest, Key, Name, Nonce, Position};
+use forebay_types::{Checksum, Digest, Key, Name, Nonce, Position};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -114,6 +114,9 @@ pub struct TensorEntry {
     pub bytes: u64,
     /// The digest of its values.
     pub digest: Digest,
+    /// Their checksum, by which they are read back faster; records of before have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<Checksum>,
     /// Which of the record's earlier files it lies in; none when it lies in the record's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub earlier: Option<u32>,
