@@ -8,6 +8,7 @@ use forebay_format::{
     record,
     v1::{
         checkpoint::{CommitRecord, RankRecord, TensorEntry, commit_key, rank_key},
+        encoding::Decoder,
         package::WeightEntry,
         tensors::{self, TensorPlan, TensorSpec},
     },
@@ -90,15 +91,24 @@ impl Weights {
         let mut piece = Vec::new();
         for weight in &self.tensors {
             let mut digest = DigestWriter::new();
-            while digest.len_bytes() < weight.entry.bytes {
+            let mut values = |values: &[u8]| {
+                digest.update(values);
+                take(values)
+            };
+            let mut decoder = weight.decoder()?;
+            let end = weight.entry.offset + weight.entry.stored_bytes();
+            let mut offset = weight.entry.offset;
+            while offset < end {
                 runtime.check()?;
-                let left = weight.entry.bytes - digest.len_bytes();
-                piece.resize(left.min(PIECE_BYTES) as usize, 0);
-                let offset = weight.entry.offset + digest.len_bytes();
+                piece.resize((end - offset).min(PIECE_BYTES) as usize, 0);
                 weight.read(lake, model, offset, &mut piece)?;
-                digest.update(&piece);
-                take(&piece)?;
+                match &mut decoder {
+                    Some(decoder) => decoder.push(&piece, &mut values)?,
+                    None => values(&piece)?,
+                }
+                offset += piece.len() as u64;
             }
+            decoder.map_or(Ok(()), Decoder::finish)?;
             if digest.finish() != weight.entry.digest {
                 return Err(weight.damaged("it does not have the digest it was stored with"));
             }
@@ -108,6 +118,18 @@ impl Weights {
 }
 
 impl Weight {
+    /// What decodes it, if it is stored encoded.
+    fn decoder(&self) -> Result<Option<Decoder>, Error> {
+        let TensorEntry { bytes, dtype, encoded, .. } = &self.entry;
+        let decoder =
+            encoded.map(|encoded| Decoder::new(encoded, (*bytes, dtype.bytes()), self.described()));
+        Ok(decoder.transpose()?)
+    }
+
+    fn described(&self) -> String {
+        format!("{}, tensor `{}`", self.key, self.entry.name)
+    }
+
     fn read(&self, lake: &Lake, model: &Name, offset: u64, into: &mut [u8]) -> Result<(), Error> {
         match lake.read_range(&self.key, Purpose::Checkpoint, offset, into) {
             Err(error) if error.kind() == ErrorKind::NotFound => Err(self.damaged("it is missing")),
@@ -120,8 +142,7 @@ impl Weight {
     }
 
     fn damaged(&self, what: &str) -> Error {
-        let object = format!("{}, tensor `{}`", self.key, self.entry.name);
-        forebay_format::Error::damaged(object, what).into()
+        forebay_format::Error::damaged(self.described(), what).into()
     }
 }
 

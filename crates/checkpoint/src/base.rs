@@ -17,7 +17,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use forebay_format::v1::checkpoint::{EarlierFile, RankRecord, TensorEntry, TensorPart};
+use forebay_format::v1::{
+    checkpoint::{EarlierFile, RankRecord, TensorEntry, TensorPart},
+    encoding::Encoded,
+};
 use forebay_types::{Digest, DigestWriter};
 
 use crate::capture::Captured;
@@ -36,6 +39,7 @@ struct Stored {
     digest: Digest,
     bytes: u64,
     offset: u64,
+    encoded: Option<Encoded>,
     file: EarlierFile,
     /// Whether it differed from the save before that.
     changed: bool,
@@ -54,6 +58,8 @@ pub(crate) struct Base(HashMap<Name, Stored>);
 pub(crate) struct Reference {
     pub file: EarlierFile,
     pub offset: u64,
+    /// How it is stored there.
+    pub encoded: Option<Encoded>,
 }
 
 impl Base {
@@ -104,7 +110,8 @@ impl Base {
         digest: Digest,
     ) -> Option<Reference> {
         let held = self.find(tensor, part).filter(|held| held.digest == digest)?;
-        Some(Reference { file: held.file.clone(), offset: held.offset })
+        let Stored { file, offset, encoded, .. } = held;
+        Some(Reference { file: file.clone(), offset: *offset, encoded: *encoded })
     }
 
     fn find(&self, tensor: &str, part: Option<&TensorPart>) -> Option<&Stored> {
@@ -138,8 +145,8 @@ fn stored(
         bytes: record.file.bytes,
     };
     let file = record.earlier_file(tensor).cloned().unwrap_or_else(own);
-    let TensorEntry { digest, bytes, offset, .. } = *tensor;
-    Stored { digest, bytes, offset, file, changed, sample }
+    let TensorEntry { digest, bytes, offset, encoded, .. } = *tensor;
+    Stored { digest, bytes, offset, encoded, file, changed, sample }
 }
 
 /// The files that are worth referring to, of those that `found` would refer to for so many bytes.
@@ -166,7 +173,7 @@ mod tests {
     }
 
     fn reference(file: &EarlierFile) -> Reference {
-        Reference { file: file.clone(), offset: 64 }
+        Reference { file: file.clone(), offset: 64, encoded: None }
     }
 
     #[test]
@@ -174,8 +181,8 @@ mod tests {
         let mut values = vec![7; 1 << 20];
         let held = |sample| {
             let (digest, file) = (Digest::of(&values), file(1, 2 << 20));
-            let stored =
-                Stored { digest, bytes: 1 << 20, offset: 64, file, changed: false, sample };
+            let (bytes, offset, encoded, changed) = (1 << 20, 64, None, false);
+            let stored = Stored { digest, bytes, offset, encoded, file, changed, sample };
             Base(HashMap::from([(("t".to_owned(), None), stored)]))
         };
         let (sampled, unknown) = (held(Some(sample(&values))), held(None));

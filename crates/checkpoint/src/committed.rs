@@ -35,7 +35,7 @@ use crate::{
     boxes::{Place, copy_shared},
     image::Image,
     read,
-    source::{GROUP_BYTES, Source, check_header, check_tensor, read_tensor},
+    source::{GROUP_BYTES, Source, Stored, check_header, check_tensor, read_tensor},
     stage::StagedNames,
 };
 
@@ -314,7 +314,7 @@ impl CommittedCheckpoint {
         let images = look(tiers, ranks, |rank| Image::find(local, &self.ranks[rank as usize]))?;
         self.fill_near(tiers, wanted, regions, |file, entry| {
             let image = images.get(&file.rank)?;
-            Some((&image.source, image.offset_of(entry)?))
+            Some((&image.source, image.place_of(entry)?))
         })
     }
 
@@ -329,7 +329,7 @@ impl CommittedCheckpoint {
         let own = wanted.keys().copied().filter(|file| file.earlier.is_none()).collect();
         let files = look(tiers, own, |file: FileOf| staged(local, self.record_of(file)))?;
         self.fill_near(tiers, wanted, regions, |file, entry| {
-            Some((files.get(&file)?, entry.offset))
+            Some((files.get(&file)?, Stored::of(entry)))
         })
     }
 
@@ -339,7 +339,7 @@ impl CommittedCheckpoint {
         tiers: Tiers<'_>,
         wanted: Wanted,
         regions: &[Mutex<Region<'_>>],
-        place: impl Fn(FileOf, &TensorEntry) -> Option<(&'s Source<'s>, u64)>,
+        place: impl Fn(FileOf, &TensorEntry) -> Option<(&'s Source<'s>, Stored)>,
     ) -> Result<Wanted, Error> {
         let (jobs, left) = self.jobs(&wanted, ALONE_BYTES_MIN, place);
         let (left, ahead) = (Mutex::new(left), ahead_of(&jobs));
@@ -374,8 +374,9 @@ impl CommittedCheckpoint {
             }
         })?;
         let alone_bytes_min = if tiers.lake.is_remote() { u64::MAX } else { ALONE_BYTES_MIN };
-        let (jobs, _) = self
-            .jobs(wanted, alone_bytes_min, |file, entry| Some((files.get(&file)?, entry.offset)));
+        let (jobs, _) = self.jobs(wanted, alone_bytes_min, |file, entry| {
+            Some((files.get(&file)?, Stored::of(entry)))
+        });
         let ahead = ahead_of(&jobs);
         tiers.share(jobs, |job| self.read_job(&job, &ahead, regions))
     }
@@ -390,20 +391,22 @@ impl CommittedCheckpoint {
         &self,
         wanted: &'w Wanted,
         alone_bytes_min: u64,
-        place: impl Fn(FileOf, &TensorEntry) -> Option<(&'s Source<'s>, u64)>,
+        place: impl Fn(FileOf, &TensorEntry) -> Option<(&'s Source<'s>, Stored)>,
     ) -> (Vec<Job<'w, 's>>, Wanted) {
         let (mut jobs, mut placeless): (Vec<Job<'w, 's>>, _) = (Vec::new(), Wanted::new());
         for (&file, entries) in wanted {
             let tensors = &self.record_of(file).tensors;
             for (&entry, regions) in entries {
                 let tensor = &tensors[entry];
-                let Some((source, offset)) = place(file, tensor) else {
+                let Some((source, stored)) = place(file, tensor) else {
                     placeless.entry(file).or_default().insert(entry, regions.clone());
                     continue;
                 };
                 let fits = |job: &Job<'_, '_>| {
                     job.file == file
-                        && job.offset + job.bytes == offset
+                        && job.stored.offset + job.bytes == stored.offset
+                        && job.stored.encoded.is_none()
+                        && stored.encoded.is_none()
                         && job.bytes + tensor.bytes <= GROUP_BYTES
                         && tensor.bytes < alone_bytes_min
                         && tensors[job.entries[0].0].bytes < alone_bytes_min
@@ -414,8 +417,8 @@ impl CommittedCheckpoint {
                         job.bytes += tensor.bytes;
                     }
                     None => {
-                        let (entries, bytes) = (vec![(entry, &**regions)], tensor.bytes);
-                        jobs.push(Job { file, source, offset, entries, bytes });
+                        let (entries, bytes) = (vec![(entry, &**regions)], stored.bytes(tensor));
+                        jobs.push(Job { file, source, stored, entries, bytes });
                     }
                 }
             }
@@ -436,18 +439,19 @@ impl CommittedCheckpoint {
             if (Place { start: &region.start, shape: &region.shape })
                 .is(Place { start: &start, shape })
             {
-                return read_tensor((source, ahead), job.offset, &tensors[entry], region.into);
+                return read_tensor((source, ahead), job.stored, &tensors[entry], region.into);
             }
         }
-        let length = usize::try_from(job.bytes)
+        let bytes: u64 = job.entries.iter().map(|(entry, _)| tensors[*entry].bytes).sum();
+        let length = usize::try_from(bytes)
             .map_err(|_| Error::object(source.key(), "it does not fit into memory"))?;
         let mut bytes = vec![0; length];
         let mut rest = &mut bytes[..];
         if let [(entry, _)] = job.entries[..] {
-            read_tensor((source, ahead), job.offset, &tensors[entry], rest)?;
+            read_tensor((source, ahead), job.stored, &tensors[entry], rest)?;
         } else {
             ahead.advance(job.bytes);
-            source.read(job.offset, rest)?;
+            source.read(job.stored.offset, rest)?;
             for (entry, _) in &job.entries {
                 let (tensor, behind) = rest.split_at_mut(tensors[*entry].bytes as usize);
                 check_tensor(source, &tensors[*entry], tensor)?;
@@ -486,13 +490,15 @@ struct FileOf {
 struct Job<'a, 's> {
     file: FileOf,
     source: &'s Source<'s>,
-    offset: u64,
+    /// Where the first lies; what is stored encoded has no neighbours.
+    stored: Stored,
     entries: Vec<(usize, &'a [usize])>,
+    /// How long they lie there.
     bytes: u64,
 }
 
 fn ahead_of<'s>(jobs: &[Job<'_, 's>]) -> ReadAhead<'s> {
-    ReadAhead::new(jobs.iter().map(|job| (job.source, job.offset, job.bytes)))
+    ReadAhead::new(jobs.iter().map(|job| (job.source, job.stored.offset, job.bytes)))
 }
 
 /// Where an entry lies in its tensor.

@@ -20,7 +20,11 @@ use forebay_format::{
 use forebay_local::LocalTier;
 use forebay_types::Key;
 
-use crate::{Error, capture::kept_as, source::Source};
+use crate::{
+    Error,
+    capture::kept_as,
+    source::{Source, Stored},
+};
 
 /// Where the tensors of a rank lie in this node's memory.
 pub(crate) struct Image {
@@ -66,9 +70,9 @@ impl Image {
         Ok(Self { places: places.collect(), source: Source::Memory(file, name) })
     }
 
-    /// Where a tensor lies in it.
-    pub(crate) fn offset_of(&self, entry: &TensorEntry) -> Option<u64> {
+    /// Where a tensor lies in it, always as it is.
+    pub(crate) fn place_of(&self, entry: &TensorEntry) -> Option<Stored> {
         let (offset, bytes) = self.places.get(&(entry.name.clone(), entry.part.clone()))?;
-        (*bytes == entry.bytes).then_some(*offset)
+        (*bytes == entry.bytes).then_some(Stored { offset: *offset, encoded: None })
     }
 }

@@ -202,6 +202,7 @@ impl<'a> Source<'a> {
                 bytes: place.bytes,
                 digest,
                 checksum: Some(checksum),
+                encoded: None,
                 earlier: None,
                 part: None,
             });

@@ -14,7 +14,7 @@ use crate::{
     Error,
     committed::file_key,
     read,
-    source::{Source, check_checksum, check_digest, check_header},
+    source::{Source, check_checksum, check_digest, check_header, decode},
 };
 
 const PIECE_BYTES: usize = 4 << 20;
@@ -183,6 +183,15 @@ fn verify_tensor(
     whole: &mut DigestWriter,
 ) -> Result<(), Error> {
     let (mut digest, mut checksum) = (DigestWriter::new(), ChecksumWriter::new());
+    if let Some(encoded) = tensor.encoded {
+        let seen = |stored: &[u8]| {
+            whole.update(stored);
+        };
+        decode(source, tensor.offset, encoded, tensor, seen, |values| {
+            digest.update(values);
+            checksum.update(values);
+        })?;
+    }
     while digest.len_bytes() < tensor.bytes {
         let left = tensor.bytes - digest.len_bytes();
         let piece = &mut piece[..usize::try_from(left).unwrap_or(PIECE_BYTES).min(PIECE_BYTES)];
@@ -198,5 +207,5 @@ fn verify_tensor(
 /// The bytes of a rank's tensors that lie in earlier files.
 fn earlier_bytes(record: &RankRecord) -> u64 {
     let earlier = record.tensors.iter().filter(|tensor| tensor.earlier.is_some());
-    earlier.map(|tensor| tensor.bytes).sum()
+    earlier.map(TensorEntry::stored_bytes).sum()
 }

@@ -409,7 +409,8 @@ fn stage_patiently(
 ) -> Result<(Sealed, Option<Follow>), Error> {
     loop {
         // One file at a time is on its way to the lake.
-        let follows = !site.transfer.adopts_staged() && board.lock().draining == 0;
+        let may_follow = !site.transfer.adopts_staged() && !site.settings.compress;
+        let follows = may_follow && board.lock().draining == 0;
         match stage(site, captured, base, follows) {
             Err(error) if error.kind() == ErrorKind::Full && board.make_room(site)? => {}
             outcome => return outcome,

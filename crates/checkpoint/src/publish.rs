@@ -204,6 +204,7 @@ fn is_same_state(one: &RankRecord, other: &RankRecord) -> bool {
             offset: 0,
             earlier: None,
             checksum: None,
+            encoded: None,
             ..tensor.clone()
         };
         let mut tensors: Vec<_> = record.tensors.iter().map(place).collect();

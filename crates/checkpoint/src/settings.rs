@@ -20,6 +20,10 @@ pub struct CheckpointSettings {
     /// Whether a tensor that did not change since the save before is referred to where it lies
     /// instead of being written again.
     pub incremental: bool,
+    /// Whether tensors are stored in less room, without loss, where that gains something. It costs
+    /// processor time in the background of a save, and in a restore.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub compress: bool,
     /// The most memory that a copy of the state may take; none: as much as the node has available. What
     /// needs more is staged while the trainer waits.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -38,6 +42,7 @@ impl Default for CheckpointSettings {
             keep_every: 0,
             keep_best: None,
             incremental: true,
+            compress: false,
             arena_bytes_max: None,
             threads: 2,
             commit_wait_seconds: 600,

@@ -6,11 +6,14 @@
 //! copy spoils, and costs a tenth of a digest, which costs more than to read them from memory.
 //!
 //! # Bounds
-//! A header, and the memory that it is asked to fill.
+//! A header, and the memory that it is asked to fill; of what is stored encoded some blocks.
 
 use std::{fs::File, num::NonZeroU64, os::unix::fs::FileExt};
 
-use forebay_format::v1::checkpoint::{RankRecord, TensorEntry};
+use forebay_format::v1::{
+    checkpoint::{RankRecord, TensorEntry},
+    encoding::{Decoder, Encoded},
+};
 use forebay_lake::{Lake, Purpose};
 use forebay_types::{Checksum, ChecksumWriter, Digest, DigestWriter, Key};
 
@@ -109,22 +112,84 @@ pub(crate) fn check_header(source: &Source<'_>, record: &RankRecord) -> Result<(
     }
 }
 
+/// Where a tensor lies in a source, and how it is stored there, if not as it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stored {
+    pub offset: u64,
+    pub encoded: Option<Encoded>,
+}
+
+impl Stored {
+    /// Where the file of its record has a tensor.
+    pub(crate) const fn of(entry: &TensorEntry) -> Self {
+        Self { offset: entry.offset, encoded: entry.encoded }
+    }
+
+    /// How long it lies there.
+    pub(crate) fn bytes(&self, entry: &TensorEntry) -> u64 {
+        self.encoded.map_or(entry.bytes, |encoded| encoded.bytes)
+    }
+}
+
 /// Reads a stored tensor whole, and compares it while the bytes are in the processor's cache.
 pub(crate) fn read_tensor(
     (source, ahead): (&Source<'_>, &ReadAhead<'_>),
-    offset: u64,
+    stored: Stored,
     entry: &TensorEntry,
     into: &mut [u8],
 ) -> Result<(), Error> {
     let mut check = Check::new(source, entry);
+    if let Some(encoded) = stored.encoded {
+        let mut rest = into;
+        decode(
+            source,
+            stored.offset,
+            encoded,
+            entry,
+            |stored| ahead.advance(stored.len() as u64),
+            |values| {
+                let (now, behind) = std::mem::take(&mut rest).split_at_mut(values.len());
+                now.copy_from_slice(values);
+                rest = behind;
+                check.update(values);
+            },
+        )?;
+        return check.finish(source.key(), entry);
+    }
     let piece_bytes = source.piece_bytes();
     let pieces = into.chunks_mut(piece_bytes);
-    for (offset, piece) in (offset..).step_by(piece_bytes).zip(pieces) {
+    for (offset, piece) in (stored.offset..).step_by(piece_bytes).zip(pieces) {
         ahead.advance(piece.len() as u64);
         source.read(offset, piece)?;
         check.update(piece);
     }
     check.finish(source.key(), entry)
+}
+
+/// Reads a tensor that is stored encoded: `seen` is shown its stored bytes, and `take` its values.
+pub(crate) fn decode(
+    source: &Source<'_>,
+    offset: u64,
+    encoded: Encoded,
+    entry: &TensorEntry,
+    mut seen: impl FnMut(&[u8]),
+    mut take: impl FnMut(&[u8]),
+) -> Result<(), Error> {
+    let object = format!("{}, tensor `{}`,", source.key(), entry.name);
+    let mut decoder = Decoder::new(encoded, (entry.bytes, entry.dtype.bytes()), object)?;
+    let mut piece = Vec::new();
+    let (mut at, end) = (offset, offset + encoded.bytes);
+    while at < end {
+        piece.resize(source.piece_bytes().min(usize::try_from(end - at).unwrap_or(usize::MAX)), 0);
+        source.read(at, &mut piece)?;
+        seen(&piece);
+        decoder.push(&piece, |values| {
+            take(values);
+            Ok::<_, Error>(())
+        })?;
+        at += piece.len() as u64;
+    }
+    Ok(decoder.finish()?)
 }
 
 /// Compares the bytes of a tensor that were read from `source` with its record.

@@ -13,7 +13,8 @@
 //!
 //! The file goes to the disk past the page cache, whose copying and writing back would take the
 //! processor's time from the digests and from training; unless the lake does not take it as it is: then
-//! it is read from the page cache on its way there.
+//! it is read from the page cache on its way there. A save that is to take less room is written by
+//! [`crate::encode`], and sent when it is whole.
 //!
 //! # After a crash
 //! A tensor file without its record is an unsealed leftover. With it, nothing is lost any more.
@@ -46,6 +47,7 @@ use crate::{
     capture::{Captured, Timing, name},
     committed::file_key,
     digests::{SharedDigest, TensorDigests},
+    encode::{choose, write_encoded},
     layout::Layout,
     site::Site,
 };
@@ -121,8 +123,15 @@ pub(crate) fn stage(
 ) -> Result<(Sealed, Option<Follow>), Error> {
     let names = StagedNames::of_capture(&captured.facts);
     let digests = TensorDigests::new(captured);
-    let layout = Layout::new(captured, find_unchanged(site, captured, base, &digests)?)?;
-    let written = write_file(site, captured, &layout, &digests, &names.file, follows);
+    let mut layout = Layout::new(captured, find_unchanged(site, captured, base, &digests)?)?;
+    if site.settings.compress {
+        layout.encode(captured, &choose(site, captured, &layout)?)?;
+    }
+    let written = if layout.has_encoded() {
+        write_encoded(site, captured, &mut layout, &digests, &names.file).map(|file| (file, None))
+    } else {
+        write_file(site, captured, &layout, &digests, &names.file, follows)
+    };
     let outcome = written.and_then(|(file, follow)| {
         crash_point("checkpoint.unsealed");
         let sealed = seal(site, captured, &layout, &names.record, file, &digests.all())?;

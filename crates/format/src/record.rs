@@ -9,6 +9,9 @@
 //! The digest is BLAKE3 over the exact bytes of the body. The frame around it has one spelling
 //! only: a reader writes the frame again and compares, so a changed byte anywhere is found, and
 //! any JSON tool still reads the whole.
+//!
+//! A body that is too long for people to read is written without the spaces and line breaks that are
+//! there for them: half of it.
 
 use forebay_types::Digest;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -18,6 +21,8 @@ use crate::Error;
 
 /// The largest record, in bytes. Larger collections are paged.
 pub const LEN_BYTES_MAX: u64 = 16 << 20;
+/// The longest body that is written for people.
+const PRETTY_BYTES_MAX: usize = 1 << 20;
 
 /// A value stored as a record.
 pub trait Record: Serialize + DeserializeOwned {
@@ -65,7 +70,10 @@ fn frame(format: &str, version: u32, digest: Digest, body: &str) -> String {
 pub fn encode<R: Record>(record: &R) -> Result<(Vec<u8>, Digest), Error> {
     let refuse = |what: String| Error::Unwritable { object: R::FORMAT.into(), what };
     record.check().map_err(refuse)?;
-    let body = serde_json::to_string_pretty(record).map_err(|error| refuse(error.to_string()))?;
+    let mut body = serde_json::to_string(record).map_err(|error| refuse(error.to_string()))?;
+    if body.len() <= PRETTY_BYTES_MAX {
+        body = serde_json::to_string_pretty(record).map_err(|error| refuse(error.to_string()))?;
+    }
     let digest = Digest::of(body.as_bytes());
     let bytes = frame(R::FORMAT, R::VERSION, digest, &body).into_bytes();
     if bytes.len() as u64 > LEN_BYTES_MAX {

@@ -58,6 +58,7 @@ fn rank() -> (Vec<u8>, RankRecord) {
             bytes: place.bytes,
             digest: Digest::of(&bytes),
             checksum: None,
+            encoded: None,
             earlier: None,
             part: None,
         });

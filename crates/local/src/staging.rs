@@ -149,6 +149,19 @@ impl StagedWriter {
         Ok(())
     }
 
+    /// Writes over what was written from `offset` on.
+    ///
+    /// # Errors
+    /// As [`Write::write`]; also when that was not written yet.
+    pub fn overwrite(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let end = offset.checked_add(bytes.len() as u64);
+        if end.is_none_or(|end| end > self.written_bytes) {
+            let what = "what was not written cannot be written over";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
+        self.file.write_all_at(bytes, offset)
+    }
+
     fn require_reserved(&self, bytes: u64) -> io::Result<()> {
         let Self { reserved_bytes, written_bytes, .. } = *self;
         if bytes <= reserved_bytes - written_bytes {

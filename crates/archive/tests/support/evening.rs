@@ -219,6 +219,7 @@ fn publish_rank(tiers: &TempTiers, rank: u32) -> (RankRecord, Digest) {
             bytes: place.bytes,
             digest: Digest::of(bytes),
             checksum: None,
+            encoded: None,
             earlier: None,
             part: None,
         });

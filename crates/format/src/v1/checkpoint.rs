@@ -15,6 +15,10 @@
 //! A tensor that did not change since an earlier checkpoint may lie in that one's file: a record says
 //! which, and the commit says which earlier steps are needed. A file referred to always holds the
 //! tensor itself; there are no chains.
+//!
+//! A tensor may be stored encoded, in less room: then it stands in its file's header as `U8` and as long
+//! as it became, and its entry says what it is and how it is decoded. The header has room for the
+//! longest that its tensors might have become, since it is known last and stands first.
 
 use std::collections::BTreeSet;
 
@@ -23,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     dataset::ObjectEntry,
+    encoding::{Encoded, encoded_bytes_max},
     run::DatasetReference,
     tensors::{self, Dtype, TensorPlan, TensorSpec},
 };
@@ -110,13 +115,16 @@ pub struct TensorEntry {
     pub shape: Vec<u64>,
     /// Where its values start in the file.
     pub offset: u64,
-    /// How long they are.
+    /// How long they are, decoded.
     pub bytes: u64,
     /// The digest of its values.
     pub digest: Digest,
     /// Their checksum, by which they are read back faster; records of before have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksum: Option<Checksum>,
+    /// How they are stored; none when they are as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoded: Option<Encoded>,
     /// Which of the record's earlier files it lies in; none when it lies in the record's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub earlier: Option<u32>,
@@ -141,6 +149,45 @@ impl TensorEntry {
     pub fn spec(&self) -> TensorSpec {
         TensorSpec { name: self.name.clone(), dtype: self.dtype, shape: self.shape.clone() }
     }
+
+    /// How long it lies in its file.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        self.encoded.map_or(self.bytes, |encoded| encoded.bytes)
+    }
+
+    /// As what it stands in its file's header, and the longest that this might be.
+    fn stored_specs(&self) -> (TensorSpec, TensorSpec) {
+        let spec = self.spec();
+        match self.encoded {
+            None => (spec.clone(), spec),
+            Some(encoded) => (encoded_spec(&spec.name, encoded.bytes), longest_spec(&spec)),
+        }
+    }
+
+    /// Whether it can be stored as it says.
+    fn check_stored(&self) -> Result<(), String> {
+        let spec = self.spec();
+        let most = spec.bytes().map(|bytes| encoded_bytes_max(bytes, spec.dtype.bytes()));
+        let fits = self.encoded.is_none_or(|encoded| Some(encoded.bytes) <= most);
+        if spec.bytes() == Some(self.bytes) && fits {
+            return Ok(());
+        }
+        Err(format!("tensor `{}` does not have the bytes of its shape", self.name))
+    }
+}
+
+/// As what a tensor stands in its file's header that became so long when it was encoded.
+#[must_use]
+pub fn encoded_spec(name: &str, bytes: u64) -> TensorSpec {
+    TensorSpec { name: name.to_owned(), dtype: Dtype::U8, shape: vec![bytes] }
+}
+
+/// As what a tensor stands there before it is encoded: as long as it might become.
+#[must_use]
+pub fn longest_spec(spec: &TensorSpec) -> TensorSpec {
+    let bytes = spec.bytes().unwrap_or(u64::MAX);
+    encoded_spec(&spec.name, encoded_bytes_max(bytes, spec.dtype.bytes()))
 }
 
 impl TensorPart {
@@ -210,7 +257,7 @@ impl Record for RankRecord {
         let plan = self.plan().map_err(|error| error.to_string())?;
         let (own, earlier) = self.tensors.split_at(plan.places.len());
         for ((index, place), (at, tensor)) in plan.places.iter().zip(own.iter().enumerate()) {
-            let lies = (place.offset, place.bytes) == (tensor.offset, tensor.bytes);
+            let lies = (place.offset, place.bytes) == (tensor.offset, tensor.stored_bytes());
             if *index != at || !lies || tensor.earlier.is_some() {
                 return Err(format!("tensor `{}` does not lie where it must", tensor.name));
             }
@@ -220,6 +267,7 @@ impl Record for RankRecord {
         }
         let mut names = BTreeSet::new();
         for tensor in &self.tensors {
+            tensor.check_stored()?;
             if !names.insert(&tensor.name) {
                 return Err(format!("tensor `{}` stands twice", tensor.name));
             }
@@ -244,7 +292,11 @@ impl RankRecord {
     /// When its tensors make no file.
     pub fn plan(&self) -> Result<TensorPlan, Error> {
         let own = self.tensors.iter().filter(|tensor| tensor.earlier.is_none());
-        tensors::plan(&own.map(TensorEntry::spec).collect::<Vec<_>>())
+        if own.clone().all(|tensor| tensor.encoded.is_none()) {
+            return tensors::plan(&own.map(TensorEntry::spec).collect::<Vec<_>>());
+        }
+        let (specs, longest): (Vec<_>, Vec<_>) = own.map(TensorEntry::stored_specs).unzip();
+        tensors::plan_with_room(&specs, &longest)
     }
 
     /// Where the file lies in which a tensor of this record does.
@@ -266,7 +318,7 @@ impl RankRecord {
         let name = &tensor.name;
         let file = self.earlier_file(tensor);
         let file = file.ok_or_else(|| format!("tensor `{name}` lies in no file"))?;
-        let end = tensor.offset.checked_add(tensor.bytes);
+        let end = tensor.offset.checked_add(tensor.stored_bytes());
         if end.is_none_or(|end| end > file.bytes) || tensor.spec().bytes() != Some(tensor.bytes) {
             return Err(format!("tensor `{name}` does not lie in the file of step {}", file.step));
         }

@@ -3,6 +3,7 @@
 pub mod capture;
 pub mod checkpoint;
 pub mod dataset;
+pub mod encoding;
 pub mod evaluation;
 pub mod index;
 pub mod journal;

@@ -103,6 +103,23 @@ pub fn plan_described(
     specs: &[TensorSpec],
     description: &BTreeMap<String, String>,
 ) -> Result<TensorPlan, Error> {
+    plan_with(specs, description, 0)
+}
+
+/// Plans a file whose header takes no less room than that of `longest`: the same tensors, of which some
+/// may be longer. So the data has its place before it is known how long it is.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_with_room(specs: &[TensorSpec], longest: &[TensorSpec]) -> Result<TensorPlan, Error> {
+    plan_with(specs, &BTreeMap::new(), plan(longest)?.header.len())
+}
+
+fn plan_with(
+    specs: &[TensorSpec],
+    description: &BTreeMap<String, String>,
+    header_bytes_min: usize,
+) -> Result<TensorPlan, Error> {
     let refuse = |what: String| Error::Unwritable { object: "a tensor file".into(), what };
     let mut order: Vec<usize> = (0..specs.len()).collect();
     order.sort_by(|&a, &b| {
@@ -136,7 +153,8 @@ pub fn plan_described(
     }
     let mut json = serde_json::to_vec(&header).map_err(|error| refuse(error.to_string()))?;
     let unpadded = json.len() + LENGTH_BYTES as usize;
-    json.resize(json.len() + unpadded.next_multiple_of(ALIGNMENT_BYTES) - unpadded, b' ');
+    let padded = unpadded.next_multiple_of(ALIGNMENT_BYTES).max(header_bytes_min);
+    json.resize(padded - LENGTH_BYTES as usize, b' ');
     if json.len() as u64 > HEADER_BYTES_MAX {
         return Err(refuse(format!("a header of {} bytes", json.len())));
     }
