@@ -31,7 +31,8 @@ from ._dcp_items import Items, check_type
 from ._errors import InvalidError
 from ._feed import LOCAL_BUDGET
 from ._group import Group, find_group
-from ._saves import Saves, memory_setting
+from ._saves import Saves
+from ._settings import save_settings
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -51,7 +52,7 @@ class StorageWriter(TorchStorageWriter):
     ----------
     lake, local, local_budget
         As for :func:`forebay.feed`.
-    run, keep_last, keep_every, memory, threads
+    run, keep_last, keep_every, compress, memory, threads
         As for :class:`forebay.Checkpointer`.
 
     Raises
@@ -71,13 +72,14 @@ class StorageWriter(TorchStorageWriter):
         local_budget: int | str = LOCAL_BUDGET,
         keep_last: int = 3,
         keep_every: int = 0,
+        compress: bool = False,
         memory: int | str | None = None,
         threads: int = 2,
     ) -> None:
         self.run = run
         self._group: Group = find_group()
-        settings = {"keep_last": keep_last, "keep_every": keep_every, "threads": threads}
-        settings |= memory_setting(memory)
+        settings: dict[str, Any] = {"keep_last": keep_last, "keep_every": keep_every}
+        settings |= save_settings(compress=compress, memory=memory, threads=threads)
         self._saves = Saves(lake, run, self._group, local, local_budget, settings)
         self._is_closed = False
         self._step: int | None = None

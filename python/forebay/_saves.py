@@ -25,17 +25,11 @@ from ._feed import open_engine
 from ._group import Group
 from ._stored import VERSION
 from ._tensors import Leaf, lend
-from ._units import parse_bytes
 
 _POLL_FIRST_SECONDS = 0.002
 _POLL_LONGEST_SECONDS = 0.1
 #: Each save has one, and few can be under way.
 _FAILURES_MAX = 100
-
-
-def memory_setting(memory: int | str | None) -> dict[str, int]:
-    """The most memory that a copy of the state may take, as the engine's setting."""
-    return {} if memory is None else {"arena_bytes_max": parse_bytes("memory", memory)}
 
 
 class Saves:

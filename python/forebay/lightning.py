@@ -41,7 +41,8 @@ from ._checkpointer import load_checkpoint
 from ._errors import CorruptError, InvalidError, NotFoundError
 from ._feed import LOCAL_BUDGET, open_engine
 from ._group import Alone, find_group
-from ._saves import Saves, memory_setting
+from ._saves import Saves
+from ._settings import save_settings
 from ._tensors import Leaves
 from ._tree import encode
 
@@ -59,7 +60,7 @@ class CheckpointIO(LightningCheckpointIO):
     ----------
     lake, local, local_budget
         As for :func:`forebay.feed`.
-    run, keep_every, memory, threads
+    run, keep_every, compress, memory, threads
         As for :class:`forebay.Checkpointer`.
     keep_last
         The newest so many checkpoints stay in the lake; 0 keeps all. What Lightning removes
@@ -75,6 +76,7 @@ class CheckpointIO(LightningCheckpointIO):
         local_budget: int | str = LOCAL_BUDGET,
         keep_last: int = 0,
         keep_every: int = 0,
+        compress: bool = False,
         memory: int | str | None = None,
         threads: int = 2,
     ) -> None:
@@ -82,8 +84,8 @@ class CheckpointIO(LightningCheckpointIO):
         self._lake = lake
         self._local = local
         self._local_budget = local_budget
-        self._settings = {"keep_last": keep_last, "keep_every": keep_every, "threads": threads}
-        self._settings |= memory_setting(memory)
+        self._settings: dict[str, Any] = {"keep_last": keep_last, "keep_every": keep_every}
+        self._settings |= save_settings(compress=compress, memory=memory, threads=threads)
         self._saves: Saves | None = None
         self._saved: set[int] = set()
         self._committed: set[int] = set()

@@ -58,7 +58,8 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
     ----------
     lake, local, local_budget
         As for :func:`forebay.feed`.
-    run, keep_last, keep_every, fork, incremental, random_state, memory, threads
+    run, keep_last, keep_every, fork, incremental, compress, random_state, memory,
+    threads
         As for :class:`forebay.Checkpointer`.
     loader
         Whose position is saved with the model; none where the Trainer's own loader is used, which
@@ -77,6 +78,7 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         keep_every: int = 0,
         fork: tuple[str, int | None] | None = None,
         incremental: bool = True,
+        compress: bool = False,
         random_state: bool = True,
         memory: int | str | None = None,
         threads: int = 2,
@@ -87,8 +89,8 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         self._tiers: dict[str, Any] = {"local": local, "local_budget": local_budget}
         self._settings: dict[str, Any] = {
             "keep_last": keep_last, "keep_every": keep_every, "fork": fork,
-            "incremental": incremental, "random_state": random_state, "memory": memory,
-            "threads": threads,
+            "incremental": incremental, "compress": compress, "random_state": random_state,
+            "memory": memory, "threads": threads,
         }  # fmt: skip
         self._checkpointer: Checkpointer | None = None
         self._progress: dict[str, Any] = {}

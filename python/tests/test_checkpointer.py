@@ -550,3 +550,26 @@ def test_without_memory_for_a_copy_the_state_is_stored_all_the_same(
     checkpointer.close()
     stored = forebay.load_checkpoint(local.parent / "checkpoints", "run", names=["model"])
     assert torch.equal(stored["model"]["weight"], model.weight)
+
+
+def test_compressed_states_take_less_room_and_come_back_bit_for_bit(
+    tmp_path: Path, local: Path, open_checkpointer: Any
+) -> None:
+    names = [name for name in DTYPES if hasattr(torch, name)]
+    # Few values, as exponents have: every type is worth it.
+    tensors = {name: some(getattr(torch, name), 16).repeat(20_000) for name in names}
+    tensors["learnt"] = torch.randn(300, 400, generator=torch.Generator().manual_seed(1)) * 0.02
+    tensors["across"] = tensors["learnt"].T
+    checkpointer = open_checkpointer({"state": dict(tensors)}, compress=True)
+    checkpointer.save(1)
+    (report,) = checkpointer.wait()
+    assert report["bytes"] < 0.4 * sum(tensor.nbytes for tensor in tensors.values())
+    checkpointer.close()
+    restored = load(tmp_path, local)["state"]
+    for key, tensor in tensors.items():
+        assert bits(restored[key]) == bits(tensor), key
+    target = {"state": {key: torch.zeros_like(tensor) for key, tensor in tensors.items()}}
+    again = open_checkpointer(target, compress=True)
+    assert again.resume() == 1
+    for key, tensor in tensors.items():
+        assert bits(target["state"][key]) == bits(tensor), key

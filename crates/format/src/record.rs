@@ -146,6 +146,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_too_long_for_people_is_written_without_spaces() {
+        let names: Vec<_> = (0..200_000).map(|at| at.to_string()).collect();
+        let long = Sample { count: 200_000, names };
+        let (bytes, digest) = encode(&long).unwrap();
+        assert_eq!(bytes.iter().filter(|&&byte| byte == b'\n').count(), 3);
+        assert_eq!(decode::<Sample>(&bytes, "x").unwrap(), (long, digest));
+    }
+
+    #[test]
     fn every_changed_missing_or_added_byte_is_found() {
         let (bytes, _) = encode(&sample()).unwrap();
         for index in 0..bytes.len() {

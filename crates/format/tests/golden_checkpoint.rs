@@ -10,15 +10,16 @@ use forebay_format::{
         capture::{CaptureFacts, CaptureRecord, CapturedTensor, Label},
         checkpoint::{
             CheckpointReference, CommitRecord, EarlierFile, RankRecord, TensorEntry, commit_key,
-            rank_key, rank_of, step_of, tensors_key,
+            encoded_spec, longest_spec, rank_key, rank_of, step_of, tensors_key,
         },
         dataset::ObjectEntry,
+        encoding::{Codec, Decoder, Encoded, Encoder},
         run::DatasetReference,
         tensors::{self, Dtype, TensorSpec},
         writer::{WriterRecord, number_of, writer_key, writers_prefix},
     },
 };
-use forebay_types::{Digest, Key, Name, Nonce, Position, Version};
+use forebay_types::{Checksum, Digest, Key, Name, Nonce, Position, Version};
 
 fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/v1").join(name)
@@ -86,6 +87,46 @@ fn rank() -> (Vec<u8>, RankRecord) {
         tensors,
     };
     (file, record)
+}
+
+/// The file and the record of one that is stored in less room, and of one that is not.
+fn encoded_rank() -> (Vec<u8>, RankRecord) {
+    let spec = |name: &str, dtype, sides: &[u64]| TensorSpec {
+        name: name.into(),
+        dtype,
+        shape: sides.to_vec(),
+    };
+    let values: [Vec<u8>; 2] = [
+        (0_u16..300).flat_map(|at| (0x3c00 | at * 7 % 128).to_le_bytes()).collect(),
+        (0_u8..12).collect(),
+    ];
+    let specs =
+        [spec("model.weight", Dtype::BF16, &[20, 15]), spec("model.bias", Dtype::F32, &[3])];
+    let mut stored = Vec::new();
+    Encoder::new().unwrap().encode(&values[0], 2, &mut stored);
+    let bytes = stored.len() as u64;
+    let stands = [encoded_spec("model.weight", bytes), specs[1].clone()];
+    let longest = [longest_spec(&specs[0]), specs[1].clone()];
+    let plan = tensors::plan_with_room(&stands, &longest).unwrap();
+    let (mut file, mut tensors) = (plan.header.clone(), Vec::new());
+    for (index, place) in &plan.places {
+        let (spec, values) = (&specs[*index], &values[*index]);
+        tensors.push(TensorEntry {
+            name: spec.name.clone(),
+            dtype: spec.dtype,
+            shape: spec.shape.clone(),
+            offset: place.offset,
+            bytes: values.len() as u64,
+            digest: Digest::of(values),
+            checksum: Some(Checksum::of(values)),
+            encoded: (*index == 0).then_some(Encoded { codec: Codec::PlanesZstd, bytes }),
+            earlier: None,
+            part: None,
+        });
+        file.extend(if *index == 0 { &stored } else { values });
+    }
+    let own = ObjectEntry { digest: Digest::of(&file), bytes: file.len() as u64 };
+    (file, RankRecord { file: own, tensors, ..rank().1 })
 }
 
 /// A later record, which refers to tensors of that file, and its commit.
@@ -175,8 +216,9 @@ fn capture() -> (CaptureRecord, Vec<u8>) {
 }
 
 /// Every file, as this build writes it.
-fn files() -> [(&'static str, Vec<u8>); 9] {
+fn files() -> [(&'static str, Vec<u8>); 11] {
     let (file, record) = rank();
+    let (encoded_file, encoded) = encoded_rank();
     let (later, later_commit) = later();
     [
         ("checkpoint-rank-0.safetensors", file),
@@ -184,6 +226,8 @@ fn files() -> [(&'static str, Vec<u8>); 9] {
         ("checkpoint-commit.json", record::encode(&commit()).unwrap().0),
         ("checkpoint-later-rank-0.json", record::encode(&later).unwrap().0),
         ("checkpoint-later-commit.json", record::encode(&later_commit).unwrap().0),
+        ("checkpoint-encoded-rank-0.safetensors", encoded_file),
+        ("checkpoint-encoded-rank-0.json", record::encode(&encoded).unwrap().0),
         ("writer.json", record::encode(&claim()).unwrap().0),
         ("checkpoint-rank-0.capture", capture().1),
         ("checkpoint-forked-rank-0.json", record::encode(&forked_rank()).unwrap().0),
@@ -193,7 +237,8 @@ fn files() -> [(&'static str, Vec<u8>); 9] {
 
 #[test]
 fn the_first_files_are_still_written_alike() {
-    for (name, bytes) in files() {
+    // What zstd makes of the same bytes is zstd's to improve.
+    for (name, bytes) in files().into_iter().filter(|(name, _)| !name.contains("encoded")) {
         assert!(fs::read(golden(name)).unwrap() == bytes, "{name} is written otherwise");
     }
 }
@@ -245,6 +290,34 @@ fn the_first_tensor_file_is_still_read_by_us_and_by_others() {
 }
 
 #[test]
+fn the_first_encoded_tensor_is_still_decoded() {
+    let read = |name| fs::read(golden(name)).unwrap();
+    let bytes = read("checkpoint-encoded-rank-0.safetensors");
+    let record = read("checkpoint-encoded-rank-0.json");
+    let record: RankRecord = record::decode(&record, "golden").unwrap().0;
+    assert_eq!(record.file, ObjectEntry { digest: Digest::of(&bytes), bytes: bytes.len() as u64 });
+    assert!(bytes.starts_with(&record.plan().unwrap().header));
+    let entry = record.tensors.iter().find(|tensor| tensor.encoded.is_some()).unwrap();
+    let judge = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let stored = judge.tensor("model.weight").unwrap();
+    assert_eq!(stored.shape(), [entry.stored_bytes() as usize]);
+    assert!(entry.stored_bytes() < entry.bytes);
+    let (encoded, values) = (entry.encoded.unwrap(), (entry.bytes, entry.dtype.bytes()));
+    let (mut decoder, mut found) = (Decoder::new(encoded, values, "x").unwrap(), Vec::new());
+    let take = |values: &[u8]| {
+        found.extend_from_slice(values);
+        Ok::<_, forebay_format::Error>(())
+    };
+    decoder.push(stored.data(), take).unwrap();
+    decoder.finish().unwrap();
+    let (_, today) = encoded_rank();
+    let same = |one: &&TensorEntry| one.name == entry.name;
+    let TensorEntry { digest, checksum, .. } = today.tensors.iter().find(same).unwrap();
+    assert_eq!((Digest::of(&found), Some(Checksum::of(&found))), (*digest, *checksum));
+    assert_eq!((entry.digest, entry.checksum), (*digest, *checksum));
+}
+
+#[test]
 fn keys_lie_where_the_layout_says_and_are_read_back() {
     let digest = Digest::of(b"x");
     let keys = [
@@ -286,6 +359,15 @@ fn records_that_break_their_rules_are_refused() {
     assert!(break_it(|record| record.tensors[0].offset += 8).contains("lie where it must"));
     assert!(break_it(|record| record.tensors.swap(1, 2)).contains("lie where it must"));
     assert!(break_it(|record| record.tensors[1].name = "model.mask".into()).contains("is taken"));
+    let break_encoded = |change: fn(&mut TensorEntry)| {
+        let (_, mut record) = encoded_rank();
+        change(record.tensors.iter_mut().find(|tensor| tensor.encoded.is_some()).unwrap());
+        record::encode(&record).unwrap_err().to_string()
+    };
+    assert!(break_encoded(|tensor| tensor.bytes += 2).contains("bytes of its shape"));
+    assert!(break_encoded(|tensor| tensor.encoded = None).contains("lie where it must"));
+    let longer = |tensor: &mut TensorEntry| tensor.encoded.as_mut().unwrap().bytes = 609;
+    assert!(break_encoded(longer).contains("lie where it must"));
     let break_later = |change: fn(&mut RankRecord)| {
         let (mut record, _) = later();
         change(&mut record);
