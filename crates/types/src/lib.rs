@@ -4,6 +4,7 @@
 //! outside (a name, a digest, a key) is checked once, when it is made; whoever holds one may
 //! rely on it.
 
+mod byte_ranges;
 mod digest;
 mod dtype;
 mod error_kind;
@@ -20,6 +21,7 @@ mod schema;
 mod sha256;
 mod split;
 
+pub use byte_ranges::ByteRanges;
 pub use digest::{Digest, DigestError, DigestWriter};
 pub use dtype::Dtype;
 pub use error_kind::ErrorKind;
