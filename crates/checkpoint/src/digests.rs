@@ -11,13 +11,17 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use forebay_types::{Digest, DigestWriter, PartDigest, Scattered};
+use forebay_format::v1::tensors::TensorPlace;
+use forebay_types::{ByteRanges, Digest, DigestWriter, PartDigest, Scattered};
 
-use crate::capture::Captured;
+use crate::{
+    capture::{Captured, Tensors},
+    pieces::Part,
+};
 
 /// One digest, of which each part is taken by whichever thread is free.
 pub(crate) struct SharedDigest<'a> {
-    bytes: Scattered<'a>,
+    bytes: Box<dyn ByteRanges + 'a>,
     /// The part to be taken next.
     next: AtomicU64,
     /// What was computed so far, as it came.
@@ -26,12 +30,13 @@ pub(crate) struct SharedDigest<'a> {
 }
 
 impl<'a> SharedDigest<'a> {
-    pub(crate) fn new(bytes: impl Into<Scattered<'a>>) -> Self {
+    pub(crate) fn new(bytes: impl ByteRanges + 'a) -> Self {
         let (next, parts, whole) = (AtomicU64::new(0), Mutex::default(), OnceLock::new());
-        Self { bytes: bytes.into(), next, parts, whole }
+        Self { bytes: Box::new(bytes), next, parts, whole }
     }
 
-    /// Computes parts until all are taken. The digest is given to the thread that completes it.
+    /// Computes parts until all are taken. The digest is given to the thread that completes it, and to
+    /// none when not all bytes will be there.
     pub(crate) fn work(&self) -> Option<Digest> {
         let mut completed = None;
         loop {
@@ -46,7 +51,8 @@ impl<'a> SharedDigest<'a> {
     fn compute(&self, number: u64) -> Option<Digest> {
         let count = PartDigest::count(self.bytes.len_bytes());
         let start = number * PartDigest::BYTES;
-        let slices = self.bytes.range(start..start + PartDigest::BYTES);
+        let part = self.bytes.get(start..start + PartDigest::BYTES)?;
+        let slices = part.slices();
         let whole = if count == 1 {
             let mut digest = DigestWriter::new();
             slices.for_each(|slice| {
@@ -79,7 +85,16 @@ pub(crate) struct TensorDigests<'a>(Vec<SharedDigest<'a>>);
 impl<'a> TensorDigests<'a> {
     pub(crate) fn new(captured: &'a Captured<'_>) -> Self {
         let values = (0..captured.tensors.len()).map(|tensor| captured.values(tensor));
-        Self(values.map(SharedDigest::new).collect())
+        Self(values.map(|values| SharedDigest::new(Scattered::from(values))).collect())
+    }
+
+    /// Of tensors in an image, of which not all need be there.
+    pub(crate) fn of_image(tensors: &Tensors, whole: &'a dyn ByteRanges) -> Self {
+        let digest = |place: &TensorPlace| {
+            let range = place.offset..place.offset + place.bytes;
+            SharedDigest::new(Part { whole, range })
+        };
+        Self(tensors.iter().map(|(place, _)| digest(place)).collect())
     }
 
     /// Computes those of `tensors`, but for what others do.

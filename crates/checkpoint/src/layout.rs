@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 
 use forebay_format::v1::{
     checkpoint::{EarlierFile, TensorEntry},
-    tensors::{self, TensorPlan, TensorSpec},
+    tensors::{TensorPlan, TensorSpec},
 };
 use forebay_types::{Digest, Scattered};
 
 use crate::{
     Error,
     base::{Reference, worth_keeping},
-    capture::Captured,
+    capture::{Captured, Tensors},
 };
 
 /// Where each tensor of a captured state lies; numbers are those of [`Captured::tensors`].
@@ -31,11 +31,8 @@ pub(crate) struct Layout {
 
 impl Layout {
     /// Refers to what is worth it of what was found in earlier files, and plans the file of the rest.
-    pub(crate) fn new(
-        captured: &Captured<'_>,
-        found: BTreeMap<usize, Reference>,
-    ) -> Result<Self, Error> {
-        let bytes = |tensor: usize| captured.tensors[tensor].0.bytes;
+    pub(crate) fn new(tensors: &Tensors, found: BTreeMap<usize, Reference>) -> Result<Self, Error> {
+        let bytes = |tensor: usize| tensors[tensor].0.bytes;
         let weighed: Vec<_> =
             found.iter().map(|(&tensor, one)| (one.clone(), bytes(tensor))).collect();
         let earlier = worth_keeping(&weighed);
@@ -47,13 +44,12 @@ impl Layout {
             })
             .collect();
         referred.sort_unstable();
-        let mut is_written = vec![true; captured.tensors.len()];
+        let mut is_written = vec![true; tensors.len()];
         referred.iter().for_each(|&(_, _, tensor)| is_written[tensor] = false);
-        let written: Vec<usize> =
-            (0..captured.tensors.len()).filter(|&tensor| is_written[tensor]).collect();
+        let written: Vec<usize> = (0..tensors.len()).filter(|&tensor| is_written[tensor]).collect();
         let specs: Vec<TensorSpec> =
-            written.iter().map(|&tensor| captured.tensors[tensor].0.spec.clone()).collect();
-        let plan = tensors::plan(&specs)?;
+            written.iter().map(|&tensor| tensors[tensor].0.spec.clone()).collect();
+        let plan = forebay_format::v1::tensors::plan(&specs)?;
         debug_assert!(plan.places.iter().map(|(index, _)| *index).eq(0..written.len()));
         Ok(Self { plan, written, earlier, referred })
     }
@@ -78,9 +74,9 @@ impl Layout {
     }
 
     /// What the record says of each tensor, whose digests are given.
-    pub(crate) fn entries(&self, captured: &Captured<'_>, digests: &[Digest]) -> Vec<TensorEntry> {
+    pub(crate) fn entries(&self, tensors: &Tensors, digests: &[Digest]) -> Vec<TensorEntry> {
         let entry = |tensor: usize, offset: u64, earlier: Option<u32>| {
-            let (place, part) = &captured.tensors[tensor];
+            let (place, part) = &tensors[tensor];
             TensorEntry {
                 name: place.spec.name.clone(),
                 dtype: place.spec.dtype,
