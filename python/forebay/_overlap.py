@@ -5,8 +5,8 @@ everything else at once and leaves those to threads of the engine; the next forw
 run meanwhile, and a hook before every optimizer's step waits for what is left.
 
 Whether that held is checked: torch counts the changes of each tensor in place. A state that changed
-while it was copied, in a script that writes its weights by itself, is dropped before it is stored
-anywhere; the state after the next step is saved in its place, and nothing is overlapped any more. What
+while it was copied, in a script that writes its weights by itself, is dropped before it is a
+checkpoint anywhere; the state after the next step is saved in its place, and nothing is overlapped any more. What
 torch does not count, writes through ``.data``, is the one thing that must not happen outside of an
 optimizer's step: such scripts say ``overlap=False``.
 """

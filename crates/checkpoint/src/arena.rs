@@ -15,14 +15,14 @@
 use std::sync::{Mutex, PoisonError};
 
 use forebay_format::v1::{capture::Label, tensors::TensorPlan};
-use forebay_local::NodeMemory;
+use forebay_local::{MemoryEnd, NodeMemory};
 use forebay_runtime::available_memory_bytes;
 use forebay_types::Key;
 
-use crate::{Error, site::Site};
+use crate::{Error, pieces, site::Site};
 
 /// What one thread copies before it takes the next piece.
-const PIECE_BYTES: usize = 4 << 20;
+const PIECE_BYTES: usize = pieces::PIECE_BYTES as usize;
 /// Below this a second thread costs more than it saves.
 const PARALLEL_BYTES_MIN: usize = 8 << 20;
 const PAGE_BYTES: usize = 4096;
@@ -44,7 +44,44 @@ enum Memory {
     Own(Vec<u8>),
 }
 
-type Piece<'a> = (&'a mut [u8], &'a [u8]);
+/// What is copied into one piece of an image.
+pub(crate) struct PieceCopy<'a> {
+    /// The number of the piece.
+    pub number: usize,
+    into: &'a mut [u8],
+    /// Where it goes in the piece, and what.
+    from: Vec<(usize, &'a [u8])>,
+}
+
+impl<'a> PieceCopy<'a> {
+    /// Copies; returns the piece, which changes no more.
+    pub(crate) fn run(self) -> &'a [u8] {
+        for (at, bytes) in self.from {
+            self.into[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        self.into
+    }
+}
+
+/// What lies behind an image, and the name of both.
+pub(crate) struct ArenaEnd<'a> {
+    /// Absent where the memory is this process's alone.
+    memory: Option<MemoryEnd<'a>>,
+    image_bytes: usize,
+}
+
+impl ArenaEnd<'_> {
+    /// Writes down what the image is, and has it outlive this process under a name.
+    ///
+    /// # Errors
+    /// When it cannot be named. Memory of this process alone is left as it is.
+    pub(crate) fn keep(&mut self, name: &Key, record: &[u8]) -> Result<(), Error> {
+        let Some(memory) = &mut self.memory else { return Ok(()) };
+        let (image_bytes, record_bytes) = (self.image_bytes as u64, record.len() as u64);
+        let label = Label { image_bytes, record_bytes };
+        Ok(memory.keep(name, record, &label.encode())?)
+    }
+}
 
 impl Arena {
     /// Memory that was taken over from a dead process, with an image of so many bytes.
@@ -145,20 +182,44 @@ impl Arena {
         Ok(())
     }
 
-    /// Copies tensors to where they lie in the image; those lie apart.
-    pub(crate) fn copy(&mut self, mut tensors: Vec<(u64, &[u8])>, site: &Site) {
-        tensors.sort_unstable_by_key(|&(offset, bytes)| (offset, bytes.len()));
+    /// Copies tensors to where they lie in the image.
+    pub(crate) fn copy(&mut self, tensors: &[(u64, &[u8])], site: &Site) {
         let total = tensors.iter().map(|(_, bytes)| bytes.len()).sum();
+        let (mut copies, _) = self.open(tensors);
+        copies.retain(|copy| !copy.from.is_empty());
+        share(copies, total, site, |copy: PieceCopy<'_>| {
+            copy.run();
+        });
+    }
+
+    /// All pieces of the image in their order, and what is to be copied into each of tensors that lie
+    /// where they are said to; and the end, with which the image can be kept while it is read.
+    pub(crate) fn open<'a>(
+        &'a mut self,
+        tensors: &[(u64, &'a [u8])],
+    ) -> (Vec<PieceCopy<'a>>, ArenaEnd<'a>) {
         let image_bytes = self.image_bytes;
-        let mut rest = &mut self.bytes_mut()[..image_bytes];
-        let (mut at, mut pieces) = (0, Vec::with_capacity(tensors.len()));
-        for (offset, from) in tensors {
-            let (_, behind) = rest.split_at_mut(offset as usize - at);
-            let (into, behind) = behind.split_at_mut(from.len());
-            pieces.extend(into.chunks_mut(PIECE_BYTES).zip(from.chunks(PIECE_BYTES)));
-            (at, rest) = (offset as usize + from.len(), behind);
+        let (image, memory) = match &mut self.memory {
+            Memory::None => (&mut [][..], None),
+            Memory::Own(memory) => (&mut memory[..image_bytes], None),
+            Memory::Node(memory) => {
+                let (image, end) = memory.split(image_bytes);
+                (image, Some(end))
+            }
+        };
+        let pieces = image.chunks_mut(PIECE_BYTES).enumerate();
+        let mut copies: Vec<_> =
+            pieces.map(|(number, into)| PieceCopy { number, into, from: Vec::new() }).collect();
+        for &(offset, mut bytes) in tensors {
+            let mut start = offset as usize;
+            while !bytes.is_empty() {
+                let (number, at) = (start / PIECE_BYTES, start % PIECE_BYTES);
+                let (here, behind) = bytes.split_at(bytes.len().min(PIECE_BYTES - at));
+                copies[number].from.push((at, here));
+                (start, bytes) = (start + here.len(), behind);
+            }
         }
-        share(pieces, total, site, |(into, from): Piece<'_>| into.copy_from_slice(from));
+        (copies, ArenaEnd { memory, image_bytes })
     }
 
     /// The file's bytes.
@@ -174,22 +235,6 @@ impl Arena {
     /// Whether it takes more than it may.
     pub(crate) fn exceeds(&self, bytes_max: Option<u64>) -> bool {
         bytes_max.is_some_and(|most| self.bytes().len() as u64 > most)
-    }
-
-    /// Writes down what the image is, and has it outlive this process under a name.
-    ///
-    /// # Errors
-    /// When it cannot be named. Memory of this process alone is left as it is.
-    pub(crate) fn keep(&mut self, name: &Key, record: &[u8]) -> Result<(), Error> {
-        let Memory::Node(memory) = &mut self.memory else { return Ok(()) };
-        let image_end = self.image_bytes;
-        let record_end = image_end + record.len();
-        memory.grow((record_end + Label::BYTES).next_multiple_of(PAGE_BYTES))?;
-        memory[image_end..record_end].copy_from_slice(record);
-        let label = Label { image_bytes: image_end as u64, record_bytes: record.len() as u64 };
-        let start = memory.len() - Label::BYTES;
-        memory[start..].copy_from_slice(&label.encode());
-        Ok(memory.keep(name)?)
     }
 
     /// Says that what was kept is on the disk: it need not be staged, and may be read until it changes.
@@ -235,20 +280,9 @@ mod tests {
 
     use forebay_format::v1::tensors::{self, Dtype};
     use forebay_testing::TempTiers;
-    use forebay_types::{Name, Rank};
 
     use super::*;
-    use crate::{CheckpointSettings, StateTensor};
-
-    fn site(tiers: &TempTiers, threads: usize) -> Site {
-        Site {
-            transfer: tiers.transfer(),
-            run: Name::new("run").unwrap(),
-            rank: Rank::ALONE,
-            settings: CheckpointSettings { threads, ..CheckpointSettings::default() },
-            runtime: tiers.runtime.clone(),
-        }
-    }
+    use crate::StateTensor;
 
     fn state(sizes: &[usize]) -> Vec<StateTensor<'static>> {
         let tensor = |(index, &bytes): (usize, &usize)| StateTensor {
@@ -271,8 +305,8 @@ mod tests {
         let (first, second): (Vec<_>, Vec<_>) =
             plan.places.iter().map(tensor).enumerate().partition(|(number, _)| number % 2 == 0);
         for half in [second, first] {
-            let half = half.into_iter().map(|(_, tensor)| tensor).collect();
-            arena.copy(half, site);
+            let half: Vec<_> = half.into_iter().map(|(_, tensor)| tensor).collect();
+            arena.copy(&half, site);
         }
         for (index, place) in &plan.places {
             let range = place.offset as usize..(place.offset + place.bytes) as usize;
@@ -284,7 +318,7 @@ mod tests {
     #[test]
     fn threads_and_reuse_and_whose_memory_it_is_change_no_byte() {
         let tiers = TempTiers::new(1 << 20);
-        let (three, one) = (site(&tiers, 3), site(&tiers, 1));
+        let (three, one) = (Site::of_test(&tiers, 3), Site::of_test(&tiers, 1));
         let (large, small) = (state(&[9 << 20, 0, 1, 5 << 20]), state(&[3, 0, 70_000]));
         let mut reused = Arena::default();
         let first = image(&mut reused, &large, &three);
@@ -307,7 +341,7 @@ mod tests {
     #[test]
     fn more_than_it_may_take_is_refused_and_nothing_held() {
         let tiers = TempTiers::new(1 << 20);
-        let mut site = site(&tiers, 2);
+        let mut site = Site::of_test(&tiers, 2);
         site.settings.arena_bytes_max = Some(8 << 20);
         let mut arena = Arena::default();
         arena.reserve(8 << 20, &site).unwrap();

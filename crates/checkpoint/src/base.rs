@@ -3,9 +3,10 @@
 //! A tensor that has the digest it had in the save before is referred to where it lies, in the file
 //! of that save or of an earlier one; a file referred to always holds the tensor itself, so there are
 //! no chains. Knowing that before anything is written takes a pass over the tensor. Only tensors that
-//! are not known to change are given one: a few bytes from all over a tensor tell most that did, and after
-//! two saves of a model that learns throughout none is looked at. A tensor that comes to rest is written
-//! once more before it is noticed.
+//! are not known to change are given one, and only where enough of a file may be at rest to be worth
+//! referring to: a few bytes from all over a tensor tell most that did change, and after two saves of a
+//! model that learns throughout none is looked at. A tensor that comes to rest is written once more
+//! before it is noticed.
 //!
 //! # Bounds
 //! What a checkpoint keeps alive in the lake is at most twice its state: a file is referred to only
@@ -23,7 +24,7 @@ use forebay_format::v1::{
 };
 use forebay_types::{Digest, DigestWriter};
 
-use crate::capture::Captured;
+use crate::capture::{Captured, Tensors};
 
 /// The most files of earlier checkpoints that one rank's record refers to.
 const FILES_MAX: usize = 16;
@@ -94,12 +95,29 @@ impl Base {
         self
     }
 
-    /// Whether a tensor is worth a look before it is written.
+    /// The tensors of a save of `step` that may be what they were, by all that is known without their
+    /// values, and whose files would then be worth referring to.
+    pub(crate) fn candidates(&self, tensors: &Tensors, step: u64) -> Vec<usize> {
+        let may = |held: &&Stored, bytes: u64| {
+            held.bytes == bytes && !held.changed && held.file.step < step
+        };
+        let found = tensors.iter().enumerate().filter_map(|(tensor, (place, part))| {
+            let bytes = Some(place.bytes).filter(|&bytes| bytes >= TENSOR_BYTES_MIN)?;
+            let held = self.find(&place.spec.name, part.as_ref());
+            let held = held.filter(|held| may(held, bytes))?;
+            let stored = held.encoded.map_or(bytes, |encoded| encoded.bytes);
+            Some((tensor, &held.file, stored))
+        });
+        let found: Vec<_> = found.collect();
+        let of_use = of_use(found.iter().map(|&(_, file, bytes)| (file, bytes)));
+        let is_worth_it = |&&(_, file, _): &&(usize, &EarlierFile, u64)| of_use.contains_key(file);
+        found.iter().filter(is_worth_it).map(|&(tensor, _, _)| tensor).collect()
+    }
+
+    /// Whether a candidate of such values is worth a look at all of them.
     pub(crate) fn may_hold(&self, tensor: &str, part: Option<&TensorPart>, values: &[u8]) -> bool {
-        let bytes = values.len() as u64;
         let alike = |held: &Stored| held.sample.is_none_or(|found| found == sample(values));
-        let may = |held: &Stored| held.bytes == bytes && !held.changed && alike(held);
-        bytes >= TENSOR_BYTES_MIN && self.find(tensor, part).is_some_and(may)
+        self.find(tensor, part).is_some_and(alike)
     }
 
     /// Where a tensor of this digest lies.
@@ -149,14 +167,22 @@ fn stored(
     Stored { digest, bytes, offset, encoded, file, changed, sample }
 }
 
+/// The files at least half of which is of use, of those that so many bytes each are wanted of.
+fn of_use<'a>(
+    wanted: impl Iterator<Item = (&'a EarlierFile, u64)>,
+) -> BTreeMap<&'a EarlierFile, u64> {
+    let mut of_use: BTreeMap<&EarlierFile, u64> = BTreeMap::new();
+    for (file, bytes) in wanted {
+        *of_use.entry(file).or_default() += bytes;
+    }
+    of_use.retain(|file, bytes| bytes.saturating_mul(2) >= file.bytes);
+    of_use
+}
+
 /// The files that are worth referring to, of those that `found` would refer to for so many bytes.
 pub(crate) fn worth_keeping(found: &[(Reference, u64)]) -> Vec<EarlierFile> {
-    let mut of_use: BTreeMap<&EarlierFile, u64> = BTreeMap::new();
-    for (reference, bytes) in found {
-        *of_use.entry(&reference.file).or_default() += bytes;
-    }
-    let mut kept: Vec<_> =
-        of_use.into_iter().filter(|(file, bytes)| bytes.saturating_mul(2) >= file.bytes).collect();
+    let of_use = of_use(found.iter().map(|(reference, bytes)| (&reference.file, *bytes)));
+    let mut kept: Vec<_> = of_use.into_iter().collect();
     kept.sort_by_key(|&(file, bytes)| (std::cmp::Reverse(bytes), file));
     kept.truncate(FILES_MAX);
     let mut kept: Vec<_> = kept.into_iter().map(|(file, _)| file.clone()).collect();
@@ -166,6 +192,8 @@ pub(crate) fn worth_keeping(found: &[(Reference, u64)]) -> Vec<EarlierFile> {
 
 #[cfg(test)]
 mod tests {
+    use forebay_format::v1::tensors::{Dtype, TensorPlace, TensorSpec};
+
     use super::*;
 
     fn file(step: u64, bytes: u64) -> EarlierFile {
@@ -188,12 +216,32 @@ mod tests {
         let (sampled, unknown) = (held(Some(sample(&values))), held(None));
         let may = |base: &Base, values: &[u8]| base.may_hold("t", None, values);
         assert!(may(&sampled, &values) && may(&unknown, &values));
-        assert!(!may(&sampled, &values[1..]) && !may(&sampled, &[7; 9]));
+        assert!(!may(&sampled, &[8; 9]));
         // Between the samples it takes a look at all of it.
         values[100] = 8;
         assert!(may(&sampled, &values));
         values[15 << 16] = 8;
         assert!(!may(&sampled, &values) && may(&unknown, &values));
+    }
+
+    #[test]
+    fn a_candidate_is_as_long_as_before_at_rest_and_in_a_file_worth_keeping() {
+        let spec =
+            |bytes: u64| TensorSpec { name: "t".into(), dtype: Dtype::U8, shape: vec![bytes] };
+        let tensors = |bytes: u64| [(TensorPlace { spec: spec(bytes), offset: 64, bytes }, None)];
+        let held = |step, file_bytes, changed| {
+            let (digest, file) = (Digest::of(b""), file(step, file_bytes));
+            let (bytes, offset, encoded, sample) = (5000, 64, None, None);
+            let stored = Stored { digest, bytes, offset, encoded, file, changed, sample };
+            Base(HashMap::from([(("t".to_owned(), None), stored)]))
+        };
+        let found = |base: &Base, bytes, step| base.candidates(&tensors(bytes), step);
+        assert_eq!(found(&held(1, 10_000, false), 5000, 2), [0]);
+        assert!(found(&held(1, 10_001, false), 5000, 2).is_empty(), "too little of its file");
+        assert!(found(&held(1, 10_000, true), 5000, 2).is_empty(), "it changes");
+        assert!(found(&held(2, 10_000, false), 5000, 2).is_empty(), "it is no earlier one");
+        assert!(found(&held(1, 10_000, false), 5001, 2).is_empty(), "it is longer");
+        assert!(found(&Base::default(), 5000, 2).is_empty());
     }
 
     #[test]

@@ -28,16 +28,18 @@ use forebay_types::{Key, Name, Nonce};
 
 use crate::{
     Error, StatePlan,
-    arena::Arena,
+    arena::{Arena, ArenaEnd, PieceCopy},
     copying::{self, Copier, Copying, Verdict},
     site::Site,
 };
 
+/// The tensors of a state in the order of its image, each with what it is a part of.
+pub(crate) type Tensors = [(TensorPlace, Option<TensorPart>)];
+
 /// A captured state: what is said about it, and where each of its tensors is.
 pub(crate) struct Captured<'a> {
     pub facts: CaptureFacts,
-    /// In the order of the image, each with what it is a part of.
-    pub tensors: Arc<[(TensorPlace, Option<TensorPart>)]>,
+    pub tensors: Arc<Tensors>,
     /// The metadata of `facts`, when nobody has read it yet.
     metadata: Option<String>,
     pub values: Values<'a>,
@@ -61,6 +63,50 @@ pub(crate) struct Later {
     pub copier: Copier,
 }
 
+/// A copied state on which the last word is not spoken: what it takes to keep it.
+pub(crate) struct Unsettled<'a> {
+    pub facts: &'a CaptureFacts,
+    pub tensors: &'a Tensors,
+    metadata: Option<String>,
+    copier: Option<Copier>,
+    end: ArenaEnd<'a>,
+}
+
+/// What the trainer said of a state, and its metadata, if that was read just now.
+pub(crate) type Settled = (Verdict, Option<serde_json::Value>);
+
+impl Unsettled<'_> {
+    /// Asks the trainer whether the state, of which all is copied by now, is whole; if it is, keeps it.
+    ///
+    /// # Errors
+    /// When the metadata is not what it should be.
+    pub(crate) fn settle(mut self) -> Result<Settled, Error> {
+        let verdict = self.copier.take().map_or(Verdict::Intact, |copier| copier.verdict());
+        if verdict != Verdict::Intact {
+            return Ok((verdict, None));
+        }
+        let metadata = self.metadata.take().map(|text| parse(&text)).transpose()?;
+        // What cannot be kept is lost with this process, as it was before it was captured.
+        let _kept = self.keep(metadata.as_ref());
+        crash_point("checkpoint.captured");
+        Ok((Verdict::Intact, metadata))
+    }
+
+    fn keep(&mut self, metadata: Option<&serde_json::Value>) -> Result<(), Error> {
+        let mut facts = self.facts.clone();
+        if let Some(metadata) = metadata {
+            facts.metadata = metadata.clone();
+        }
+        let name = kept_as(&facts.run, facts.step, facts.attempt, facts.rank);
+        let tensors = self.tensors.iter().map(|(place, part)| {
+            let (spec, part) = (place.spec.clone(), part.clone());
+            CapturedTensor { name: spec.name, dtype: spec.dtype, shape: spec.shape, part }
+        });
+        let record = CaptureRecord { facts, tensors: tensors.collect() };
+        self.end.keep(&name, &record::encode(&record)?.0)
+    }
+}
+
 impl Captured<'_> {
     /// Copies what is left to copy, and asks the trainer whether the state is whole; if it is, keeps it.
     ///
@@ -68,37 +114,35 @@ impl Captured<'_> {
     /// When the metadata is not what it should be.
     pub(crate) fn complete(&mut self, site: &Site) -> Result<Verdict, Error> {
         let Values::Copied(arena) = &mut self.values else { return Ok(Verdict::Intact) };
-        if let Some(later) = self.later.take() {
-            let tensors = later.tensors.iter().map(|(offset, bytes)| (*offset, &**bytes)).collect();
-            arena.copy(tensors, site);
-            let verdict = later.copier.verdict();
-            if verdict != Verdict::Intact {
-                return Ok(verdict);
-            }
+        let later = self.later.take();
+        if let Some(Later { tensors, .. }) = &later {
+            arena.copy(&borrowed(tensors), site);
         }
-        if let Some(text) = self.metadata.take() {
-            self.facts.metadata = parse(&text)?;
-        }
-        // What cannot be kept is lost with this process, as it was before it was captured.
-        let _kept = self.keep();
-        crash_point("checkpoint.captured");
-        Ok(Verdict::Intact)
+        let copier = later.map(|later| later.copier);
+        let Some((_, unsettled)) = self.open(&[], copier) else { return Ok(Verdict::Intact) };
+        let (verdict, metadata) = unsettled.settle()?;
+        self.say(metadata);
+        Ok(verdict)
     }
 
-    fn keep(&mut self) -> Result<(), Error> {
-        let name = self.name();
-        let tensors = self.tensors.iter().map(|(place, part)| {
-            let (spec, part) = (place.spec.clone(), part.clone());
-            CapturedTensor { name: spec.name, dtype: spec.dtype, shape: spec.shape, part }
-        });
-        let record = CaptureRecord { facts: self.facts.clone(), tensors: tensors.collect() };
-        let Values::Copied(arena) = &mut self.values else { return Ok(()) };
-        arena.keep(&name, &record::encode(&record)?.0)
+    /// What is still to be copied, piece by piece of the image, of the tensors `left`; and what is to be
+    /// settled when that is done. None when there is no image.
+    pub(crate) fn open<'a>(
+        &'a mut self,
+        left: &'a [(u64, Cow<'static, [u8]>)],
+        copier: Option<Copier>,
+    ) -> Option<(Vec<PieceCopy<'a>>, Unsettled<'a>)> {
+        let Values::Copied(arena) = &mut self.values else { return None };
+        let (copies, end) = arena.open(&borrowed(left));
+        let (facts, tensors, metadata) = (&self.facts, &*self.tensors, self.metadata.take());
+        Some((copies, Unsettled { facts, tensors, metadata, copier, end }))
     }
 
-    fn name(&self) -> Key {
-        let CaptureFacts { run, step, rank, attempt, .. } = &self.facts;
-        kept_as(run, *step, *attempt, *rank)
+    /// Notes the metadata, if it was read just now.
+    pub(crate) fn say(&mut self, metadata: Option<serde_json::Value>) {
+        if let Some(metadata) = metadata {
+            self.facts.metadata = metadata;
+        }
     }
 
     /// The image of the whole file, if there is one.
@@ -206,6 +250,10 @@ pub(crate) enum Metadata {
     Text(String),
 }
 
+fn borrowed<'a>(tensors: &'a [(u64, Cow<'static, [u8]>)]) -> Vec<(u64, &'a [u8])> {
+    tensors.iter().map(|(offset, bytes)| (*offset, &**bytes)).collect()
+}
+
 /// Reads what is said beside the tensors.
 ///
 /// # Errors
@@ -226,7 +274,7 @@ pub(crate) fn copied(
 ) -> Captured<'static> {
     crash_point("checkpoint.capture");
     let tensors = now.iter().enumerate().map(|(index, bytes)| (plan.offset(index), *bytes));
-    arena.copy(tensors.collect(), site);
+    arena.copy(&tensors.collect::<Vec<_>>(), site);
     let metadata = match metadata {
         Metadata::Text(text) => Some(text),
         Metadata::Read(value) => {

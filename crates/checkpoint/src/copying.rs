@@ -5,7 +5,7 @@
 //! meanwhile: without it, the save is dropped and told of, so that a torn state is never committed.
 //!
 //! # After a crash
-//! As while capturing: nothing was sealed, and nothing of the save is left.
+//! As while capturing: nothing was sealed. At most a file is left that nobody takes for a save.
 
 use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},

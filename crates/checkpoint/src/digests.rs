@@ -12,16 +12,22 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use forebay_types::{Checksum, ChecksumWriter, Digest, DigestWriter, PartDigest, Scattered};
+use forebay_format::v1::tensors::TensorPlace;
+use forebay_types::{
+    ByteRanges, Checksum, ChecksumWriter, Digest, DigestWriter, PartDigest, Scattered,
+};
 
-use crate::capture::Captured;
+use crate::{
+    capture::{Captured, Tensors},
+    pieces::Part,
+};
 
 /// Looked at twice while it is in the processor's cache.
 const PIECE_BYTES: usize = 256 << 10;
 
 /// One digest, of which each part is taken by whichever thread is free.
 pub(crate) struct SharedDigest<'a> {
-    bytes: Scattered<'a>,
+    bytes: Box<dyn ByteRanges + 'a>,
     /// Whether the checksum is wanted too.
     is_summed: bool,
     /// The part to be taken next.
@@ -32,17 +38,18 @@ pub(crate) struct SharedDigest<'a> {
 }
 
 impl<'a> SharedDigest<'a> {
-    pub(crate) fn new(bytes: impl Into<Scattered<'a>>) -> Self {
+    pub(crate) fn new(bytes: impl ByteRanges + 'a) -> Self {
         let (next, parts, whole) = (AtomicU64::new(0), Mutex::default(), OnceLock::new());
-        Self { bytes: bytes.into(), is_summed: false, next, parts, whole }
+        Self { bytes: Box::new(bytes), is_summed: false, next, parts, whole }
     }
 
     /// As [`SharedDigest::new`], with a checksum beside the digest.
-    pub(crate) fn summed(bytes: impl Into<Scattered<'a>>) -> Self {
+    pub(crate) fn summed(bytes: impl ByteRanges + 'a) -> Self {
         Self { is_summed: true, ..Self::new(bytes) }
     }
 
-    /// Computes parts until all are taken. The digest is given to the thread that completes it.
+    /// Computes parts until all are taken. The digest is given to the thread that completes it, and to
+    /// none when not all bytes will be there.
     pub(crate) fn work(&self) -> Option<Digest> {
         let mut completed = None;
         loop {
@@ -57,9 +64,9 @@ impl<'a> SharedDigest<'a> {
     fn compute(&self, number: u64) -> Option<Digest> {
         let count = PartDigest::count(self.bytes.len_bytes());
         let start = number * PartDigest::BYTES;
-        let slices = self.bytes.range(start..start + PartDigest::BYTES);
+        let part = self.bytes.get(start..start + PartDigest::BYTES)?;
         let mut checksum = ChecksumWriter::new();
-        let pieces = slices.flat_map(|slice| slice.chunks(PIECE_BYTES)).inspect(|piece| {
+        let pieces = part.slices().flat_map(|slice| slice.chunks(PIECE_BYTES)).inspect(|piece| {
             if self.is_summed {
                 checksum.update(piece);
             }
@@ -110,7 +117,16 @@ pub(crate) struct TensorDigests<'a>(Vec<SharedDigest<'a>>);
 impl<'a> TensorDigests<'a> {
     pub(crate) fn new(captured: &'a Captured<'_>) -> Self {
         let values = (0..captured.tensors.len()).map(|tensor| captured.values(tensor));
-        Self(values.map(SharedDigest::summed).collect())
+        Self(values.map(|values| SharedDigest::summed(Scattered::from(values))).collect())
+    }
+
+    /// Of tensors in an image, of which not all need be there.
+    pub(crate) fn of_image(tensors: &Tensors, whole: &'a dyn ByteRanges) -> Self {
+        let digest = |place: &TensorPlace| {
+            let range = place.offset..place.offset + place.bytes;
+            SharedDigest::summed(Part { whole, range })
+        };
+        Self(tensors.iter().map(|(place, _)| digest(place)).collect())
     }
 
     /// Computes those of `tensors`, but for what others do.

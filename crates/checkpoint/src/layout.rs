@@ -9,14 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use forebay_format::v1::{
     checkpoint::{EarlierFile, TensorEntry, encoded_spec, longest_spec},
     encoding::{Codec, Encoded},
-    tensors::{self, TensorPlan, TensorSpec},
+    tensors::{TensorPlan, TensorSpec, plan, plan_with_room},
 };
 use forebay_types::{Checksum, Digest, Scattered};
 
 use crate::{
     Error,
     base::{Reference, worth_keeping},
-    capture::Captured,
+    capture::{Captured, Tensors},
 };
 
 /// Where each tensor of a captured state lies; numbers are those of [`Captured::tensors`].
@@ -35,12 +35,9 @@ pub(crate) struct Layout {
 
 impl Layout {
     /// Refers to what is worth it of what was found in earlier files, and plans the file of the rest.
-    pub(crate) fn new(
-        captured: &Captured<'_>,
-        found: BTreeMap<usize, Reference>,
-    ) -> Result<Self, Error> {
+    pub(crate) fn new(tensors: &Tensors, found: BTreeMap<usize, Reference>) -> Result<Self, Error> {
         let bytes = |tensor: usize, one: &Reference| {
-            one.encoded.map_or(captured.tensors[tensor].0.bytes, |encoded| encoded.bytes)
+            one.encoded.map_or(tensors[tensor].0.bytes, |encoded| encoded.bytes)
         };
         let weighed: Vec<_> =
             found.iter().map(|(&tensor, one)| (one.clone(), bytes(tensor, one))).collect();
@@ -53,13 +50,12 @@ impl Layout {
             })
             .collect();
         referred.sort_unstable_by_key(|&(file, offset, tensor, _)| (file, offset, tensor));
-        let mut is_written = vec![true; captured.tensors.len()];
+        let mut is_written = vec![true; tensors.len()];
         referred.iter().for_each(|&(_, _, tensor, _)| is_written[tensor] = false);
-        let written: Vec<usize> =
-            (0..captured.tensors.len()).filter(|&tensor| is_written[tensor]).collect();
+        let written: Vec<usize> = (0..tensors.len()).filter(|&tensor| is_written[tensor]).collect();
         let specs: Vec<TensorSpec> =
-            written.iter().map(|&tensor| captured.tensors[tensor].0.spec.clone()).collect();
-        let plan = tensors::plan(&specs)?;
+            written.iter().map(|&tensor| tensors[tensor].0.spec.clone()).collect();
+        let plan = plan(&specs)?;
         debug_assert!(plan.places.iter().map(|(index, _)| *index).eq(0..written.len()));
         Ok(Self { plan, written, encoded: BTreeMap::new(), earlier, referred })
     }
@@ -81,7 +77,7 @@ impl Layout {
             let spec = &captured.tensors[tensor].0.spec;
             if chosen.contains(&tensor) { longest_spec(spec) } else { spec.clone() }
         };
-        self.plan = tensors::plan(&self.written.iter().map(spec).collect::<Vec<_>>())?;
+        self.plan = plan(&self.written.iter().map(spec).collect::<Vec<_>>())?;
         let places = self.plan.places.iter();
         let order = places.clone().map(|(index, place)| (self.written[*index], place.bytes));
         let order: Vec<_> = order.collect();
@@ -113,7 +109,7 @@ impl Layout {
             }
         });
         let (specs, longest): (Vec<_>, Vec<_>) = specs.unzip();
-        self.plan = tensors::plan_with_room(&specs, &longest)?;
+        self.plan = plan_with_room(&specs, &longest)?;
         debug_assert!(self.plan.places.iter().map(|(index, _)| *index).eq(0..self.written.len()));
         Ok(())
     }
@@ -152,14 +148,13 @@ impl Layout {
         std::iter::once(&self.plan.header[..]).chain(values).collect()
     }
 
-    /// What the record says of each tensor, whose digests and checksums are given.
     pub(crate) fn entries(
         &self,
-        captured: &Captured<'_>,
+        tensors: &Tensors,
         sums: &[(Digest, Checksum)],
     ) -> Vec<TensorEntry> {
         let entry = |tensor: usize, offset: u64, encoded, earlier: Option<u32>| {
-            let (place, part) = &captured.tensors[tensor];
+            let (place, part) = &tensors[tensor];
             let (digest, checksum) = sums[tensor];
             TensorEntry {
                 name: place.spec.name.clone(),

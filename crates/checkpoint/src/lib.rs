@@ -27,7 +27,7 @@
 //! # After a crash
 //! | killed during | left behind | the next [`Checkpointer::open`] |
 //! |---|---|---|
-//! | capture | nothing | |
+//! | capture | nothing; when it is copied beside the training, maybe an unsealed file | removes it |
 //! | after the capture, staging | the capture in the node's memory, maybe an unsealed file | stages, drains and commits the one, removes the other |
 //! | after sealing, draining, before the commit | a sealed save on the node | drains and commits it |
 //! | after the commit | the same, committed | keeps it to restore from, then releases it |
@@ -58,6 +58,8 @@ mod in_order;
 mod inspect;
 mod keep;
 mod layout;
+mod overlap;
+mod pieces;
 mod pipeline;
 mod plan;
 mod publish;

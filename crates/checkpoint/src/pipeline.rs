@@ -1,4 +1,4 @@
-//! The background: one thread stages, one drains and commits.
+//! The background: one thread completes and stages, one drains and commits.
 //!
 //! A lake that does not take staged files as they are has nearly all of a file when it is staged, see
 //! [`forebay_transfer::Follow`]; nothing is on its way there while an earlier save is being drained.
@@ -12,6 +12,9 @@
 //! the next save or wait. The newest committed save stays staged until the next is committed, so
 //! that a restart on this node restores from the local tier. Its state also stays in the arena until
 //! the next capture, and is read there first.
+//!
+//! A state that is still being copied is staged meanwhile, see [`crate::overlap`], unless some of it may
+//! be what it was in the save before: that is seen when it is copied.
 //!
 //! A save may refer to tensors of the one staged before it. They reach the lake in that order; and
 //! when one is lost, the next is written whole, and those between the two cannot be committed.
@@ -36,11 +39,12 @@ use crate::{
     base::Base,
     capture::{Captured, Timing},
     copying::Verdict,
+    overlap::stage_overlapped,
     publish::{Outcome, publish},
     recover::is_lost,
     retain::{Commits, retain},
     site::Site,
-    stage::{Sealed, stage},
+    stage::{Sealed, Staged, stage},
 };
 
 /// Sealed saves that may wait for the lake.
@@ -195,7 +199,7 @@ impl Pipeline {
         timing: impl FnOnce() -> Timing,
     ) -> Result<(), Error> {
         self.idle = Some(arena);
-        let (mut sealed, follow) = stage_next(&self.site, &self.board, &captured)?;
+        let (mut sealed, follow) = stage_next(&self.site, &self.board, &captured, None)?;
         sealed.timing = timing();
         self.board.update(|state| {
             state.under_way += 1;
@@ -282,10 +286,32 @@ impl Board {
         self.changed.notify_all();
     }
 
-    /// What the next save is compared with, and its generation.
-    fn base(&self) -> (Base, u64) {
+    /// What the next save is compared with, and its generation; nothing, if its staging has begun in one
+    /// that is over.
+    fn base(&self, begun_in: Option<u64>) -> (Base, u64) {
         let mut state = self.lock();
-        (std::mem::take(&mut state.base), state.base_generation)
+        match begun_in {
+            Some(over) if over != state.base_generation => (Base::default(), over),
+            _ => (std::mem::take(&mut state.base), state.base_generation),
+        }
+    }
+
+    /// Whether a save may be staged before all of it is copied, because no look at its values would tell
+    /// that some of them need not be written, or how they are to be stored; and of which generation the
+    /// base is that says so.
+    fn may_overlap(&self, site: &Site, captured: &Captured<'_>) -> Option<u64> {
+        let (tensors, step) = (&captured.tensors, captured.facts.step);
+        let state = self.lock();
+        let is_changed = state.base.candidates(tensors, step).is_empty();
+        let may_overlap = is_changed && captured.later.is_some() && !site.settings.compress;
+        may_overlap.then_some(state.base_generation)
+    }
+
+    /// Whether the next file is on its way to the lake while it is staged: one at a time is, and none whose
+    /// head is written last.
+    fn follows(&self, site: &Site) -> bool {
+        let may_follow = !site.transfer.adopts_staged() && !site.settings.compress;
+        may_follow && self.lock().draining == 0
     }
 
     /// Makes room on the local tier; false when there is nothing to wait for.
@@ -338,7 +364,14 @@ fn stage_all(
                 continue;
             }
         };
-        let completed = captured.complete(site);
+        let (completed, begun) = match board.may_overlap(site, &captured) {
+            None => (captured.complete(site), None),
+            Some(generation) => {
+                let follows = board.follows(site);
+                let (completed, staged) = stage_overlapped(site, &mut captured, follows);
+                (completed, staged.map(|staged| (generation, staged)))
+            }
+        };
         if !matches!(completed, Ok(Verdict::Intact)) {
             let (run, step) = (site.run.clone(), captured.facts.step);
             let told = match completed {
@@ -352,7 +385,7 @@ fn stage_all(
             });
             continue;
         }
-        let outcome = stage_next(site, board, &captured);
+        let outcome = stage_next(site, board, &captured, begun);
         let (step, captured_at) = (captured.facts.step, captured.timing.captured_at);
         let mut arena = captured.into_arena();
         if outcome.is_ok() {
@@ -378,15 +411,18 @@ fn stage_all(
     }
 }
 
-/// Stages a save but for what the one before holds, and notes what the next may leave out.
+/// Stages a save but for what the one before holds, unless that was `begun` already, in a generation of
+/// the base; and notes what the next may leave out.
 fn stage_next(
     site: &Site,
     board: &Board,
     captured: &Captured<'_>,
-) -> Result<(Sealed, Option<Follow>), Error> {
-    let (base, generation) = board.base();
+    begun: Option<(u64, Result<Staged, Error>)>,
+) -> Result<Staged, Error> {
+    let (begun_in, begun) = begun.unzip();
+    let (base, generation) = board.base(begun_in);
     let base = base.for_step(captured.facts.step);
-    let outcome = stage_patiently(site, board, captured, &base);
+    let outcome = stage_patiently(site, board, captured, &base, begun);
     if site.settings.incremental {
         let next = match &outcome {
             Ok((sealed, _)) => base.followed_by(&sealed.record, captured),
@@ -406,12 +442,11 @@ fn stage_patiently(
     board: &Board,
     captured: &Captured<'_>,
     base: &Base,
-) -> Result<(Sealed, Option<Follow>), Error> {
+    mut begun: Option<Result<Staged, Error>>,
+) -> Result<Staged, Error> {
     loop {
-        // One file at a time is on its way to the lake.
-        let may_follow = !site.transfer.adopts_staged() && !site.settings.compress;
-        let follows = may_follow && board.lock().draining == 0;
-        match stage(site, captured, base, follows) {
+        let next = || stage(site, captured, base, board.follows(site));
+        match begun.take().unwrap_or_else(next) {
             Err(error) if error.kind() == ErrorKind::Full && board.make_room(site)? => {}
             outcome => return outcome,
         }
@@ -422,7 +457,7 @@ fn drain_all(site: &Site, board: &Board, orders: &Receiver<Order>) {
     let _ends = DrainEnds(board);
     let (mut parked, mut commits) = (Vec::new(), Commits::new(&site.settings.keep_policy()));
     for order in orders {
-        let mut waiting: Vec<(Sealed, Option<Follow>)> =
+        let mut waiting: Vec<Staged> =
             std::mem::take(&mut parked).into_iter().map(|sealed| (sealed, None)).collect();
         let fresh = match order {
             Order::Drain(sealed, follow) => {

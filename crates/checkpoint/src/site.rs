@@ -27,6 +27,18 @@ impl Site {
         self.transfer.local()
     }
 
+    /// One that saves to the tiers of a test.
+    #[cfg(test)]
+    pub(crate) fn of_test(tiers: &forebay_testing::TempTiers, threads: usize) -> Self {
+        Self {
+            transfer: tiers.transfer(),
+            run: Name::new("run").expect("it is a name"),
+            rank: Rank::ALONE,
+            settings: CheckpointSettings { threads, ..CheckpointSettings::default() },
+            runtime: tiers.runtime.clone(),
+        }
+    }
+
     pub(crate) fn threads(&self) -> usize {
         self.settings.threads.max(1)
     }

@@ -9,7 +9,7 @@
 //! draining and committing need, so any later process can finish the save. Tensor digests and
 //! the file's are computed beside the writing, which mostly waits for the device; but for tensors
 //! that may be what they were in the save before, which are digested first and then perhaps not
-//! written at all.
+//! written at all. Where there are none, a state is written while it is copied, see [`crate::overlap`].
 //!
 //! The file goes to the disk past the page cache, whose copying and writing back would take the
 //! processor's time from the digests and from training; unless the lake does not take it as it is: then
@@ -21,6 +21,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     io::{self, Write},
     sync::{
         Mutex, PoisonError,
@@ -39,7 +40,7 @@ use forebay_format::{
 use forebay_local::StagedWriter;
 use forebay_runtime::crash_point;
 use forebay_transfer::{Follow, StagedBytes, Written};
-use forebay_types::{Checksum, Digest, Key, Name, Nonce, Scattered};
+use forebay_types::{ByteRanges, Checksum, Digest, Key, Name, Nonce};
 
 use crate::{
     Error,
@@ -53,7 +54,7 @@ use crate::{
 };
 
 /// Written to the page cache at once; so often whoever sends the file on is told.
-const PIECE_BYTES: usize = 1 << 20;
+const PIECE_BYTES: u64 = 1 << 20;
 
 /// A save that is durable on this node.
 #[derive(Clone, Debug)]
@@ -89,6 +90,9 @@ impl StagedNames {
     }
 }
 
+/// A save that is durable on this node, and its file on its way to the lake, if it is.
+pub(crate) type Staged = (Sealed, Option<Follow>);
+
 impl Sealed {
     pub(crate) fn names(&self) -> StagedNames {
         StagedNames::of(&self.record)
@@ -120,20 +124,22 @@ pub(crate) fn stage(
     captured: &Captured<'_>,
     base: &Base,
     follows: bool,
-) -> Result<(Sealed, Option<Follow>), Error> {
+) -> Result<Staged, Error> {
     let names = StagedNames::of_capture(&captured.facts);
     let digests = TensorDigests::new(captured);
-    let mut layout = Layout::new(captured, find_unchanged(site, captured, base, &digests)?)?;
+    let unchanged = find_unchanged(site, captured, base, &digests)?;
+    let mut layout = Layout::new(&captured.tensors, unchanged)?;
     if site.settings.compress {
         layout.encode(captured, &choose(site, captured, &layout)?)?;
     }
     let written = if layout.has_encoded() {
         write_encoded(site, captured, &mut layout, &digests, &names.file).map(|file| (file, None))
     } else {
-        write_file(site, captured, &layout, &digests, &names.file, follows)
+        let file = layout.file(captured);
+        let writing = Writing::new(site, &captured.facts, &file, &names.file, follows);
+        write_file(site, writing, &layout, &digests)
     };
     let outcome = written.and_then(|(file, follow)| {
-        crash_point("checkpoint.unsealed");
         let sealed = seal(site, captured, &layout, &names.record, file, &digests.all())?;
         Ok((sealed, follow))
     });
@@ -154,7 +160,8 @@ fn find_unchanged(
         let (place, part) = &captured.tensors[tensor];
         base.may_hold(&place.spec.name, part.as_ref(), captured.values(tensor))
     };
-    let looked_at: Vec<usize> = (0..captured.tensors.len()).filter(may_hold).collect();
+    let mut looked_at = base.candidates(&captured.tensors, captured.facts.step);
+    looked_at.retain(may_hold);
     if looked_at.is_empty() {
         return Ok(BTreeMap::new());
     }
@@ -170,50 +177,120 @@ fn find_unchanged(
     Ok(looked_at.iter().filter_map(|&tensor| reference(tensor)).collect())
 }
 
-/// Writes the file, and has its digest. With `follows` it is on its way to the lake meanwhile.
+/// Writes the file, and has its digest.
 fn write_file(
     site: &Site,
-    captured: &Captured<'_>,
+    writing: Writing<'_>,
     layout: &Layout,
     digests: &TensorDigests<'_>,
-    key: &Key,
-    follows: bool,
 ) -> Result<(ObjectEntry, Option<Follow>), Error> {
-    let writer = site.transfer.stage(key, layout.file_bytes())?;
-    let reader = Mutex::new(follows.then(|| writer.reader()).transpose()?);
-    let (writer, follow, written) =
-        (Mutex::new(Some(writer)), Mutex::new(None), Written::default());
-    // Whoever sends it on reads it behind the writer, or soon after.
-    let is_direct = !follows && site.transfer.adopts_staged();
-    let file = layout.file(captured);
-    let whole = SharedDigest::new(file.clone());
+    writing.reserve()?;
     // One thread writes, and mostly waits.
-    let outcome = site.runtime.workers("checkpoint-stage", 1 + site.threads(), |index| {
+    site.runtime.workers("checkpoint-stage", 1 + site.threads(), |index| {
         if index == 0 {
-            let writer = take(&writer).expect("only the first worker takes the writer");
-            return write(writer, &file, is_direct, key, &written);
+            return writing.write();
         }
-        // The digest names the object, so it is needed before the first byte is sent.
-        if let Some(digest) = whole.work()
-            && let Some(reader) = take(&reader)
-        {
-            let CaptureFacts { run, step, rank, .. } = &captured.facts;
-            let object = checkpoint::tensors_key(run, *step, *rank, digest);
-            *lock(&follow) = Some(site.transfer.follow(reader, &written, &object));
-        }
+        writing.digest();
         digests.work(layout.written());
         Ok(())
-    });
-    written.end();
-    outcome?;
-    let digest = whole.get().expect("the workers ended well");
-    Ok((ObjectEntry { digest, bytes: layout.file_bytes() }, take(&follow)))
+    })?;
+    Ok(writing.finish())
+}
+
+/// A file on its way to the local tier: one thread writes it, any number of others digest it. Dropped
+/// before it is written, it leaves nothing.
+pub(crate) struct Writing<'a> {
+    site: &'a Site,
+    facts: &'a CaptureFacts,
+    file: &'a dyn ByteRanges,
+    key: &'a Key,
+    /// Whether it is on its way to the lake meanwhile.
+    follows: bool,
+    /// There between its reservation and the writing.
+    writer: Mutex<Option<StagedWriter>>,
+    whole: SharedDigest<'a>,
+    written: Written,
+    upload: Mutex<Upload>,
+}
+
+/// What it takes to send a file on while it is written.
+#[derive(Default)]
+struct Upload {
+    reader: Option<File>,
+    /// It names the object, so it is needed before the first byte is sent.
+    digest: Option<Digest>,
+    follow: Option<Follow>,
+}
+
+impl<'a> Writing<'a> {
+    pub(crate) fn new(
+        site: &'a Site,
+        facts: &'a CaptureFacts,
+        file: &'a dyn ByteRanges,
+        key: &'a Key,
+        follows: bool,
+    ) -> Self {
+        let (writer, whole) = (Mutex::new(None), SharedDigest::new(file));
+        let (written, upload) = (Written::default(), Mutex::default());
+        Self { site, facts, file, key, follows, writer, whole, written, upload }
+    }
+
+    /// Whether it is written past the page cache. Whoever sends it on reads it behind the writer, or soon
+    /// after.
+    pub(crate) fn is_direct(&self) -> bool {
+        !self.follows && self.site.transfer.adopts_staged()
+    }
+
+    /// Has room for it.
+    pub(crate) fn reserve(&self) -> Result<(), Error> {
+        let writer = self.site.transfer.stage(self.key, self.file.len_bytes())?;
+        if self.follows {
+            let reader = writer.reader()?;
+            self.send_on(|upload| upload.reader = Some(reader));
+        }
+        *lock(&self.writer) = Some(writer);
+        Ok(())
+    }
+
+    /// Writes it, once it has room, and names it.
+    pub(crate) fn write(&self) -> Result<(), Error> {
+        let writer = take(&self.writer).expect("one thread writes, and has reserved the room");
+        write(writer, self.file, self.is_direct(), self.key, &self.written)
+    }
+
+    /// Computes its digest, but for what others do of it.
+    pub(crate) fn digest(&self) {
+        if let Some(digest) = self.whole.work() {
+            self.send_on(|upload| upload.digest = Some(digest));
+        }
+    }
+
+    /// Notes what is known, and begins to send the file on when that is enough.
+    fn send_on(&self, note: impl FnOnce(&mut Upload)) {
+        let mut upload = lock(&self.upload);
+        note(&mut upload);
+        if let Some(digest) = upload.digest
+            && let Some(reader) = upload.reader.take()
+        {
+            let CaptureFacts { run, step, rank, .. } = self.facts;
+            let object = checkpoint::tensors_key(run, *step, *rank, digest);
+            upload.follow = Some(self.site.transfer.follow(reader, &self.written, &object));
+        }
+    }
+
+    /// What the file is, when all of it was written and digested.
+    pub(crate) fn finish(self) -> (ObjectEntry, Option<Follow>) {
+        self.written.end();
+        let digest = self.whole.get().expect("the workers ended well");
+        let upload = self.upload.into_inner().unwrap_or_else(PoisonError::into_inner);
+        (ObjectEntry { digest, bytes: self.file.len_bytes() }, upload.follow)
+    }
 }
 
 /// Writes the file, past the page cache or into it, and names it; `written` is told how much is.
 fn write(
     mut writer: StagedWriter,
-    file: &Scattered<'_>,
+    file: &dyn ByteRanges,
     is_direct: bool,
     key: &Key,
     written: &Written,
@@ -237,18 +314,23 @@ fn write(
 /// Writes from the first byte to the last.
 fn write_cached(
     writer: &mut StagedWriter,
-    file: &Scattered<'_>,
+    file: &dyn ByteRanges,
     wrote: impl Fn(u64),
 ) -> io::Result<()> {
-    let all = file.range(0..file.len_bytes());
-    for piece in all.flat_map(|slice| slice.chunks(PIECE_BYTES)) {
-        writer.write_all(piece)?;
-        wrote(piece.len() as u64);
+    let mut start = 0;
+    while start < file.len_bytes() {
+        let piece = file.get(start..start + PIECE_BYTES).ok_or(io::ErrorKind::UnexpectedEof)?;
+        for slice in piece.slices() {
+            writer.write_all(slice)?;
+        }
+        wrote(piece.len_bytes());
+        start += piece.len_bytes();
     }
     Ok(())
 }
 
-fn seal(
+/// Writes the record, after which the save is durable on this node.
+pub(crate) fn seal(
     site: &Site,
     captured: &Captured<'_>,
     layout: &Layout,
@@ -256,6 +338,7 @@ fn seal(
     file: ObjectEntry,
     sums: &[(Digest, Checksum)],
 ) -> Result<Sealed, Error> {
+    crash_point("checkpoint.unsealed");
     let record = rank_record(captured, layout, file, sums);
     let (body, digest) = record::encode(&record)?;
     let mut writer = site.transfer.stage(name, body.len() as u64)?;
@@ -287,7 +370,7 @@ fn rank_record(
         captured_unix_ms: facts.captured_unix_ms,
         file,
         earlier: layout.earlier.clone(),
-        tensors: layout.entries(captured, sums),
+        tensors: layout.entries(&captured.tensors, sums),
         metadata: facts.metadata.clone(),
     }
 }

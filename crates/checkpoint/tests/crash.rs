@@ -9,21 +9,26 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use forebay_checkpoint::{
-    CheckpointSettings, Checkpointer, Part, Tier, Which, list, restore, verify,
+    CheckpointSettings, Checkpointer, Part, StatePlan, Tier, Which, list, restore, verify,
 };
 use forebay_lake::Lake;
 use forebay_local::LocalTier;
 use forebay_runtime::Runtime;
 use forebay_transfer::Transfer;
-use forebay_types::{Name, Rank};
+use forebay_types::{Name, Position, Rank};
 
-use support::{assert_is, keep_all, objects, open, run, save, until};
+use support::{assert_is, keep_all, metadata, objects, open, run, save, state, until};
 
 const DIRECTORY: &str = "FOREBAY_TEST_DIRECTORY";
 const STEPS: [u64; 3] = [10, 20, 30];
+
+/// Most of the state is copied while the trainer goes on; in a save that is to die it may never say that
+/// the state is whole.
+const OVERLAPPED: &str = "FOREBAY_TEST_OVERLAPPED";
 
 const ROOM_FOR_ONE: &str = "FOREBAY_TEST_ROOM_FOR_ONE";
 /// Of a save of 8.4 KiB, its record and a bit, but not of two.
@@ -46,14 +51,20 @@ fn trainer() {
     let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else { return };
     let room_for_one = std::env::var_os(ROOM_FOR_ONE).is_some();
     let transfer = tiers_with(&directory, if room_for_one { ONE_BYTES } else { 1 << 20 });
-    let mut checkpointer = open(&transfer, &keep_all()).unwrap();
+    // What may be at rest is copied before it is staged, and in a second save that is everything.
+    let incremental = std::env::var_os(OVERLAPPED).is_none();
+    let settings = CheckpointSettings { incremental, ..keep_all() };
+    let mut checkpointer = open(&transfer, &settings).unwrap();
     let restored = checkpointer.restore(Which::Newest, Part::All).unwrap();
     let from = restored.map_or(0, |restored| {
         assert_is(&restored, restored.step());
         restored.step()
     });
     for step in STEPS.into_iter().filter(|&step| step > from) {
-        save(&mut checkpointer, step).unwrap();
+        match std::env::var(OVERLAPPED) {
+            Ok(how) => save_overlapped(&mut checkpointer, step, how == "silent" && step == 20),
+            Err(_) => save(&mut checkpointer, step).unwrap(),
+        }
         // One save at a time, so that the second to pass a point is the one of step 20.
         match room_for_one {
             // What is committed stays staged.
@@ -63,11 +74,27 @@ fn trainer() {
     }
 }
 
+fn save_overlapped(checkpointer: &mut Checkpointer, step: u64, is_silent: bool) {
+    let (state, said) = (state(step), metadata(step).to_string());
+    let plan = StatePlan::new(&state).unwrap();
+    let mut later: Vec<_> = state.into_iter().map(|tensor| tensor.bytes).collect();
+    let now = later.remove(0);
+    let saved =
+        checkpointer.save_overlapped(step, Position { step }, &plan, &[&now], later, said).unwrap();
+    let copying = saved.1.unwrap();
+    until(&Runtime::system(), || !is_silent && copying.wait(Duration::ZERO));
+    copying.confirm();
+}
+
 /// Trains in a process of its own; says whether SIGKILL ended it.
 fn train(directory: &Path, crash_at: Option<&str>) -> bool {
+    train_with(directory, crash_at, &[])
+}
+
+fn train_with(directory: &Path, crash_at: Option<&str>, variables: &[(&str, &str)]) -> bool {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "trainer"]).env(DIRECTORY, directory);
-    command.env_remove("FOREBAY_CRASH_AT");
+    command.env_remove("FOREBAY_CRASH_AT").envs(variables.iter().copied());
     if let Some(point) = crash_at {
         command.env("FOREBAY_CRASH_AT", point);
     }
@@ -80,16 +107,27 @@ fn train(directory: &Path, crash_at: Option<&str>) -> bool {
 /// What a crash at `point` in the save of step `20` must leave committed, before and after the
 /// next open; with a lake on the local tier's disk, and with one elsewhere.
 fn crash_at(point: &str, before: &[u64], after: &[u64]) {
+    crash_with(&[], point, before, after);
+}
+
+fn crash_with(variables: &[(&str, &str)], point: &str, before: &[u64], after: &[u64]) {
     let folder = tempfile::tempdir().unwrap();
-    crash_in(folder.path(), point, before, after);
+    crash_in(folder.path(), variables, point, before, after);
     let (folder, elsewhere) =
         (tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap());
     std::os::unix::fs::symlink(elsewhere.path(), folder.path().join("lake")).unwrap();
-    crash_in(folder.path(), point, before, after);
+    crash_in(folder.path(), variables, point, before, after);
 }
 
-fn crash_in(directory: &Path, point: &str, before: &[u64], after: &[u64]) {
-    assert!(train(directory, Some(&format!("{point}:2"))), "{point} was never passed");
+fn crash_in(
+    directory: &Path,
+    variables: &[(&str, &str)],
+    point: &str,
+    before: &[u64],
+    after: &[u64],
+) {
+    let crash_at = format!("{point}:2");
+    assert!(train_with(directory, Some(&crash_at), variables), "{point} was never passed");
 
     let transfer = tiers(directory);
     assert_committed(&transfer, before, point);
@@ -152,6 +190,24 @@ fn killed_when_captured_with_room_for_one() {
 #[test]
 fn killed_while_staging() {
     crash_at("checkpoint.stage", &[10], &[10, 20]);
+}
+
+/// Half of the file is on the disk, and nobody knows that the state is whole.
+#[test]
+fn killed_while_staging_what_nobody_has_vouched_for() {
+    crash_with(&[(OVERLAPPED, "silent")], "checkpoint.stage", &[10], &[10]);
+}
+
+/// The file is written meanwhile, as far as it comes.
+#[test]
+fn killed_when_captured_while_staging() {
+    crash_with(&[(OVERLAPPED, "vouched")], "checkpoint.captured", &[10], &[10, 20]);
+}
+
+#[test]
+fn killed_before_sealing_what_was_staged_while_it_was_copied() {
+    crash_with(&[(OVERLAPPED, "vouched")], "checkpoint.unsealed", &[10], &[10, 20]);
+    crash_with(&[(OVERLAPPED, "vouched")], "checkpoint.sealed", &[10], &[10, 20]);
 }
 
 #[test]

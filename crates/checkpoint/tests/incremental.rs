@@ -12,8 +12,8 @@ use std::{
 };
 
 use forebay_checkpoint::{
-    CheckpointSettings, Checkpointer, CommittedCheckpoint, Dtype, Part, StateTensor, Tier, Which,
-    list, remove, restore, show, sweep, verify,
+    CheckpointSettings, Checkpointer, CommittedCheckpoint, Dtype, Part, StatePlan, StateTensor,
+    Tier, Which, list, remove, restore, show, sweep, verify,
 };
 use forebay_testing::{Fault, Request, TempTiers};
 use forebay_transfer::Transfer;
@@ -81,6 +81,38 @@ fn only_what_changed_is_written_and_each_step_is_whole() {
     assert_step(&transfer, 5, &values);
     // No chains: each refers to where the tensor lies.
     assert_eq!(show(&tiers.lake, &run(), 5).unwrap().commit.needs, [1, 3]);
+}
+
+/// What may be at rest is looked at before anything is written; what changes each time is not waited for.
+#[test]
+fn what_is_copied_while_the_trainer_goes_on_is_written_again_if_it_changed_alone() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let transfer = tiers.transfer();
+    let mut checkpointer = open(&transfer, &keep_all()).unwrap();
+    let plan = StatePlan::new(&state(&[0; 10])).unwrap();
+    let mut save = |step: u64, values: &[u8]| {
+        let position = Position { step };
+        let later = state(values).into_iter().map(|tensor| tensor.bytes).collect();
+        let saved =
+            checkpointer.save_overlapped(step, position, &plan, &[], later, "null".into()).unwrap();
+        let copying = saved.1.unwrap();
+        while !copying.wait(Duration::from_millis(10)) {}
+        copying.confirm();
+        let written = checkpointer.wait().unwrap()[0].bytes as f64;
+        assert_step(&transfer, step, values);
+        (written / TENSOR_BYTES as f64).round() as u64
+    };
+    assert_eq!(save(1, &[7; 10]), 10);
+    let mut values = [7; 10];
+    for step in 2..=4 {
+        values[3] = step as u8;
+        assert_eq!(save(step, &values), 1);
+    }
+    for step in 5..=8 {
+        assert_eq!(save(step, &[step as u8; 10]), 10);
+    }
+    assert_eq!(save(9, &[8; 10]), 10, "at rest, which is noticed a save later");
+    assert_eq!(save(10, &[8; 10]), 0);
 }
 
 #[test]

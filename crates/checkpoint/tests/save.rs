@@ -240,6 +240,82 @@ fn what_is_copied_while_the_trainer_goes_on_is_kept_on_its_word_alone() {
     assert_eq!(staged(&tiers), 0);
 }
 
+/// The file is whole before the trainer has said that the state is.
+#[test]
+fn a_state_that_changed_after_its_file_was_written_leaves_nothing() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let mut checkpointer = open(&tiers.transfer(), &keep_all()).unwrap();
+    let plan = StatePlan::new(&state(0)).unwrap();
+    for step in [1, 2, 3] {
+        let (_, copying) = save_overlapped(&mut checkpointer, &plan, step, 2);
+        until(&tiers.runtime, || staged(&tiers) == 1);
+        assert!(tiers.local.kept_memory().unwrap().is_empty(), "it may be torn");
+        let copying = copying.unwrap();
+        match step {
+            1 => {
+                drop(copying);
+                let error = checkpointer.wait().unwrap_err();
+                assert!(told(&error).contains("changed while it was copied"), "{}", told(&error));
+            }
+            2 => copying.reject(),
+            _ => copying.confirm(),
+        }
+        let saved = checkpointer.wait().unwrap();
+        assert_eq!(saved.len(), usize::from(step == 3));
+        assert_eq!((staged(&tiers), tiers.local.usage().unwrap().staged_bytes), (0, 0));
+    }
+    assert_is(&checkpointer.restore(Which::Newest, Part::All).unwrap().unwrap(), 3);
+    assert_eq!(steps(&tiers), [3]);
+}
+
+#[test]
+fn what_is_said_beside_a_state_that_is_being_copied_is_read_and_kept_however_long() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let transfer = tiers.transfer();
+    let mut checkpointer = open(&transfer, &keep_all()).unwrap();
+    let (plan, state) = (StatePlan::new(&state(0)).unwrap(), state(0));
+    let said = serde_json::json!({ "text": "x".repeat(300_000) });
+    for (step, text) in [(1, said.to_string()), (2, "{".into()), (3, said.to_string())] {
+        let later = state.iter().map(|tensor| tensor.bytes.clone()).collect();
+        let saved = checkpointer.save_overlapped(step, Position { step }, &plan, &[], later, text);
+        let copying = saved.unwrap().1.unwrap();
+        while !copying.wait(Duration::from_millis(10)) {}
+        copying.confirm();
+        if step == 2 {
+            let torn = checkpointer.wait().unwrap_err();
+            assert!(told(&torn).contains("not JSON"), "{}", told(&torn));
+            assert_eq!(staged(&tiers), 0);
+            continue;
+        }
+        assert_eq!(checkpointer.wait().unwrap().len(), 1);
+        let restored = restore(&transfer, &run(), Which::Step(step), Part::All).unwrap().unwrap();
+        assert_eq!((restored.tier(), restored.step()), (Tier::Memory, step));
+        assert_tensors(&restored, &state);
+        assert_eq!(*restored.metadata(), said);
+    }
+}
+
+/// The copy does not wait for room; the file does.
+#[test]
+fn a_save_that_is_being_copied_takes_the_room_of_the_one_that_is_committed() {
+    // Of a save of 8.4 KiB, its record and a bit, but not of two.
+    let tiers = TempTiers::new(16_000);
+    let transfer = tiers.transfer();
+    let mut checkpointer = open(&transfer, &keep_all()).unwrap();
+    let plan = StatePlan::new(&state(0)).unwrap();
+    for step in 1..=3 {
+        let (_, copying) = save_overlapped(&mut checkpointer, &plan, step, 1);
+        let copying = copying.unwrap();
+        while !copying.wait(Duration::from_millis(10)) {}
+        copying.confirm();
+        until(&tiers.runtime, || !checkpointer.finished().is_empty());
+        checkpointer.check().unwrap();
+        assert_eq!(staged(&tiers), 2, "it stays staged, for a restart");
+        let restored = restore(&transfer, &run(), Which::Step(step), Part::All).unwrap().unwrap();
+        assert_is(&restored, step);
+    }
+}
+
 #[test]
 fn without_memory_for_a_copy_the_state_is_staged_from_where_it_lies() {
     let tiers = TempTiers::new(BUDGET_BYTES);

@@ -24,12 +24,12 @@ use std::{
 };
 
 use forebay_runtime::Runtime;
-use forebay_types::Scattered;
+use forebay_types::{ByteRanges, Scattered};
 use memmap2::MmapMut;
 use rustix::fs::OFlags;
 
 /// One request: large enough that its latency is small beside it.
-const BLOCK_BYTES: u64 = 4 << 20;
+pub(crate) const BLOCK_BYTES: u64 = 4 << 20;
 /// Requests in flight: the disk has the next one when it is done with one.
 const WRITES_MAX: u64 = 2;
 /// What offsets, lengths and addresses are multiples of. No disk asks for more than a page.
@@ -52,11 +52,11 @@ impl<'a> DirectFile<'a> {
         Self { cached, direct, is_refused: AtomicBool::new(false), unit_bytes: UNIT_BYTES }
     }
 
-    /// Writes `bytes` from `offset` on. `wrote` is told how many were written, block by block, in any
+    /// Writes `bytes` from `offset` on, each block when it is there. `wrote` is told how many were written, block by block, in any
     /// order and from several threads.
     pub(crate) fn write(
         &self,
-        bytes: &Scattered<'_>,
+        bytes: &dyn ByteRanges,
         offset: u64,
         runtime: &Runtime,
         wrote: &(dyn Fn(u64) + Sync),
@@ -71,8 +71,10 @@ impl<'a> DirectFile<'a> {
                 if range.is_empty() {
                     return Ok(());
                 }
-                let length = range.end - range.start;
-                if let Err(error) = self.write_block(bytes, range, offset, &mut aligned) {
+                let (start, length) = (offset + range.start, range.end - range.start);
+                let block = bytes.get(range).ok_or_else(ended_early);
+                let written = block.and_then(|block| self.write_block(&block, start, &mut aligned));
+                if let Err(error) = written {
                     // Nobody is to begin another.
                     next.store(blocks, Ordering::Relaxed);
                     return Err(error);
@@ -89,17 +91,16 @@ impl<'a> DirectFile<'a> {
 
     fn write_block(
         &self,
-        bytes: &Scattered<'_>,
-        range: Range<u64>,
+        block: &Scattered<'_>,
         offset: u64,
         aligned: &mut Option<MmapMut>,
     ) -> io::Result<()> {
-        let mut start = range.start;
+        let mut written = 0;
         let direct = self.direct.as_ref().filter(|_| !self.is_refused.load(Ordering::Relaxed));
-        if let Some(direct) = direct.filter(|_| (offset + start).is_multiple_of(self.unit_bytes)) {
-            let end = range.end - (range.end - start) % self.unit_bytes;
-            match self.write_whole(direct, bytes, start..end, offset + start, aligned) {
-                Ok(()) => start = end,
+        if let Some(direct) = direct.filter(|_| offset.is_multiple_of(self.unit_bytes)) {
+            let whole = block.len_bytes() - block.len_bytes() % self.unit_bytes;
+            match self.write_whole(direct, block, 0..whole, offset, aligned) {
+                Ok(()) => written = whole,
                 // It opens files so and does not write them so, or asks for larger units.
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                     self.is_refused.store(true, Ordering::Relaxed);
@@ -107,9 +108,9 @@ impl<'a> DirectFile<'a> {
                 Err(error) => return Err(error),
             }
         }
-        for slice in bytes.range(start..range.end) {
-            self.cached.write_all_at(slice, offset + start)?;
-            start += slice.len() as u64;
+        for slice in block.range(written..block.len_bytes()) {
+            self.cached.write_all_at(slice, offset + written)?;
+            written += slice.len() as u64;
         }
         Ok(())
     }
@@ -151,6 +152,10 @@ impl<'a> DirectFile<'a> {
     }
 }
 
+fn ended_early() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the bytes to be written will never all be there")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,7 +193,20 @@ mod tests {
         }
     }
 
-    fn write(file: &DirectFile<'_>, bytes: &Scattered<'_>, offset: u64) -> io::Result<()> {
+    /// Bytes of which none from the second block on will ever be there.
+    struct Ending<'a>(Scattered<'a>);
+
+    impl ByteRanges for Ending<'_> {
+        fn len_bytes(&self) -> u64 {
+            self.0.len_bytes()
+        }
+
+        fn get(&self, range: Range<u64>) -> Option<Scattered<'_>> {
+            (range.end <= BLOCK_BYTES).then(|| self.0.range(range).collect())
+        }
+    }
+
+    fn write(file: &DirectFile<'_>, bytes: &dyn ByteRanges, offset: u64) -> io::Result<()> {
         let told = AtomicU64::new(0);
         let wrote = |count| {
             told.fetch_add(count, Ordering::Relaxed);
@@ -218,7 +236,7 @@ mod tests {
         ] {
             let wanted = slices.concat();
             let written = Written::new();
-            write(&written.direct(), &slices.into_iter().collect(), 0).unwrap();
+            write(&written.direct(), &slices.into_iter().collect::<Scattered<'_>>(), 0).unwrap();
             assert!(written.bytes() == wanted, "{} bytes", wanted.len());
         }
     }
@@ -246,6 +264,15 @@ mod tests {
         let never = DirectFile { direct: None, ..written.direct() };
         write(&never, &Scattered::from(&memory[..]), 0).unwrap();
         assert!(written.bytes() == memory[..]);
+    }
+
+    #[test]
+    fn what_will_never_be_there_ends_the_writing() {
+        let (memory, written) = (content(64 * BLOCK), Written::new());
+        let ending = Ending(Scattered::from(&memory[..]));
+        let error = write(&written.direct(), &ending, 0).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert!(written.bytes().len() <= BLOCK);
     }
 
     #[test]

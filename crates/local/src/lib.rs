@@ -44,7 +44,7 @@ pub use cache::CachedFile;
 pub use clear::Cleared;
 pub use error::Error;
 pub use landing::{Landing, LandingFile, LandingLock, Spool, Spooled};
-pub use memory::{MemoryLock, NodeMemory};
+pub use memory::{MemoryEnd, MemoryLock, NodeMemory};
 pub use scratch::Scratch;
 pub use space::Usage;
 pub use staging::{Staged, StagedWriter};

@@ -37,7 +37,7 @@ use std::{
     io,
     mem::ManuallyDrop,
     ops::{Deref, DerefMut, Range},
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::{Duration, UNIX_EPOCH},
 };
@@ -77,6 +77,17 @@ enum Standing {
     Nameless,
     Kept,
     Staged,
+}
+
+/// What lies behind the first bytes of memory, and its name: memory is kept by way of it while others
+/// read those bytes.
+#[derive(Debug)]
+pub struct MemoryEnd<'a> {
+    tier: &'a LocalTier,
+    path: &'a mut PathBuf,
+    standing: &'a mut Standing,
+    start: usize,
+    mapped_bytes: usize,
 }
 
 /// Proof that no other process of the tier is taking memory. Dies with its process.
@@ -334,6 +345,13 @@ impl NodeMemory {
         unsafe { self.map.remap(bytes, RemapOptions::new().may_move(true)) }.map_err(unusable)
     }
 
+    /// Its first bytes, and what is behind them.
+    pub fn split(&mut self, bytes: usize) -> (&mut [u8], MemoryEnd<'_>) {
+        let Self { tier, path, map, standing } = self;
+        let (start, mapped_bytes) = (bytes, map.len());
+        (&mut map[..bytes], MemoryEnd { tier, path, standing, start, mapped_bytes })
+    }
+
     /// Gives it a name: from now on what it holds is there for others when this process dies.
     ///
     /// # Errors
@@ -383,11 +401,47 @@ impl NodeMemory {
     }
 
     fn rename(&mut self, name: &str, standing: Standing) -> Result<(), Error> {
-        let path = self.path.with_file_name(name);
-        fs::rename(&self.path, &path).map_err(Error::at("name", &path))?;
-        (self.path, self.standing) = (path, standing);
+        rename(&mut self.path, name)?;
+        self.standing = standing;
         Ok(())
     }
+}
+
+impl MemoryEnd<'_> {
+    /// Writes `next` right behind the first bytes and `last` where the memory ends, which becomes longer
+    /// if they want it, and gives it a name as [`NodeMemory::keep`] does. What is longer is there for
+    /// whoever takes it over; here, it is as long as it was.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] when there is not so much, or it cannot be named.
+    pub fn keep(&mut self, name: &Key, next: &[u8], last: &[u8]) -> Result<(), Error> {
+        let wanted = (self.start + next.len() + last.len()).next_multiple_of(PAGE_BYTES);
+        let length = wanted.max(self.mapped_bytes);
+        let more = length - self.mapped_bytes;
+        let write = || {
+            if more > 0 {
+                let _lock = self.tier.lock_space().map_err(io::Error::other)?;
+                self.tier.make_room(self.path.parent().unwrap_or(self.path), more)?;
+            }
+            // Through the file: to map more of it may take the first bytes elsewhere.
+            let file = File::options().write(true).open(&self.path)?;
+            file.set_len(length as u64)?;
+            file.write_all_at(next, self.start as u64)?;
+            file.write_all_at(last, (length - last.len()) as u64)
+        };
+        write().map_err(|source| Error::Memory { bytes: wanted as u64, source })?;
+        rename(self.path, &file_name(name))?;
+        *self.standing = Standing::Kept;
+        Ok(())
+    }
+}
+
+/// Gives a file another name in its folder.
+fn rename(path: &mut PathBuf, name: &str) -> Result<(), Error> {
+    let renamed = path.with_file_name(name);
+    fs::rename(&*path, &renamed).map_err(Error::at("name", &renamed))?;
+    *path = renamed;
+    Ok(())
 }
 
 impl Deref for NodeMemory {

@@ -7,9 +7,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use forebay_types::{Key, Scattered};
+use forebay_types::{ByteRanges, Key};
 
-use crate::{Error, LocalTier, direct::DirectFile, files, ledger::Part, space, tier::is_hidden};
+use crate::{
+    Error, LocalTier,
+    direct::{self, DirectFile},
+    files,
+    ledger::Part,
+    space,
+    tier::is_hidden,
+};
 
 /// A staged file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,6 +130,10 @@ impl LocalTier {
 }
 
 impl StagedWriter {
+    /// What [`StagedWriter::write_direct`] asks for and writes at once, from the first byte on. A block
+    /// that lies in one slice, at the beginning of a page, is written from where it lies.
+    pub const BLOCK_BYTES: u64 = direct::BLOCK_BYTES;
+
     /// The file, to be read while it is written.
     ///
     /// # Errors
@@ -131,15 +142,15 @@ impl StagedWriter {
         self.file.try_clone().map_err(Error::at("open", &self.temporary))
     }
 
-    /// Writes `bytes` past the page cache, as fast as the disk takes them; through it where the file system
-    /// has no such way. Whoever reads the file afterwards reads the disk. `wrote` is told how many bytes
-    /// were written, again and again, from several threads and in no order.
+    /// Writes `bytes` past the page cache, as fast as they come and the disk takes them; through it where
+    /// the file system has no such way. Whoever reads the file afterwards reads the disk. `wrote` is told
+    /// how many bytes were written, again and again, from several threads and in no order.
     ///
     /// # Errors
     /// As [`Write::write`]; then some of them may have been written, and the file is good for nothing.
     pub fn write_direct(
         &mut self,
-        bytes: &Scattered<'_>,
+        bytes: &dyn ByteRanges,
         wrote: &(dyn Fn(u64) + Sync),
     ) -> io::Result<()> {
         self.require_reserved(bytes.len_bytes())?;

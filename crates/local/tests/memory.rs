@@ -203,6 +203,34 @@ fn it_grows_and_keeps_what_it_holds() {
     memory.unkeep().unwrap();
 }
 
+/// Whoever keeps it does not need what others read of it meanwhile.
+#[test]
+fn its_end_is_written_and_named_while_its_beginning_is_read() {
+    for (next_bytes, length) in [(100, 8192), (4000, 12_288)] {
+        let tiers = TempTiers::new(1 << 20);
+        let mut memory = tiers.local.memory(8192).unwrap();
+        memory.fill(3);
+        let (first, mut end) = memory.split(5000);
+        first.fill(4);
+        let first: &[u8] = first;
+        end.keep(&key("a"), &vec![5; next_bytes], &[6; 8]).unwrap();
+        assert!(first.iter().all(|&byte| byte == 4));
+        assert!(memory.is_named() && memory.len() == 8192);
+        let kept = tiers.local.memory_folder().join("a");
+        let kept = std::fs::read(kept).unwrap();
+        assert_eq!(kept.len(), length);
+        assert!(kept[..5000].iter().all(|&byte| byte == 4));
+        assert!(kept[5000..5000 + next_bytes].iter().all(|&byte| byte == 5));
+        assert_eq!(kept[length - 8..], [6; 8]);
+        // What is kept the next time may be shorter.
+        memory.unkeep().unwrap();
+        memory.split(5000).1.keep(&key("b"), &[7], &[8]).unwrap();
+        let kept = std::fs::read(tiers.local.memory_folder().join("b")).unwrap();
+        assert_eq!((kept.len(), kept[5000], kept[8191]), (8192, 7, 8));
+        memory.unkeep().unwrap();
+    }
+}
+
 #[test]
 fn more_than_the_node_has_is_refused_and_leaves_nothing() {
     let tiers = TempTiers::new(1 << 20);

@@ -4,6 +4,7 @@
 //! outside (a name, a digest, a key) is checked once, when it is made; whoever holds one may
 //! rely on it.
 
+mod byte_ranges;
 mod checksum;
 mod digest;
 mod dtype;
@@ -21,6 +22,7 @@ mod schema;
 mod sha256;
 mod split;
 
+pub use byte_ranges::ByteRanges;
 pub use checksum::{Checksum, ChecksumError, ChecksumWriter};
 pub use digest::{Digest, DigestError, DigestWriter};
 pub use dtype::Dtype;

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::ByteRanges;
+
 /// Slices that make one string of bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Scattered<'a> {
@@ -17,6 +19,11 @@ impl<'a> Scattered<'a> {
         self.ends.last().copied().unwrap_or(0)
     }
 
+    /// All bytes, in order.
+    pub fn slices(&self) -> impl Iterator<Item = &'a [u8]> {
+        self.slices.iter().copied()
+    }
+
     /// The bytes of `range`, in order; what lies beyond the end is left out.
     pub fn range(&self, range: Range<u64>) -> impl Iterator<Item = &'a [u8]> {
         let first = self.ends.partition_point(|&end| end <= range.start);
@@ -27,6 +34,16 @@ impl<'a> Scattered<'a> {
             let until = range.end.min(end).checked_sub(start)? as usize;
             slice.get(from..until).filter(|slice| !slice.is_empty())
         })
+    }
+}
+
+impl ByteRanges for Scattered<'_> {
+    fn len_bytes(&self) -> u64 {
+        self.len_bytes()
+    }
+
+    fn get(&self, range: Range<u64>) -> Option<Scattered<'_>> {
+        Some(self.range(range).collect())
     }
 }
 
@@ -62,6 +79,8 @@ mod tests {
                 let found: Vec<&[u8]> = scattered.range(start as u64..end as u64).collect();
                 assert!(found.iter().all(|slice| !slice.is_empty()));
                 assert_eq!(found.concat(), whole[start.min(40)..end.min(40)], "{start}..{end}");
+                let part = scattered.get(start as u64..end as u64).unwrap();
+                assert!(part.slices().eq(found));
             }
         }
         assert_eq!(Scattered::default().range(0..9).count(), 0);
