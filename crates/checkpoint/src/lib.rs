@@ -50,6 +50,7 @@ mod difference;
 mod digests;
 mod error;
 mod export;
+mod failure;
 mod fork;
 mod image;
 mod import;

@@ -4,6 +4,7 @@ pub mod capture;
 pub mod checkpoint;
 pub mod dataset;
 pub mod evaluation;
+pub mod failure;
 pub mod index;
 pub mod journal;
 pub mod origin;
