@@ -23,6 +23,7 @@ use crate::{
     capture::{Metadata, Timing, copied, lent},
     committed::Tiers,
     copying::Copying,
+    failure,
     pipeline::Pipeline,
     read,
     recover::recover,
@@ -195,11 +196,11 @@ impl Checkpointer {
         metadata: &serde_json::Value,
     ) -> Result<Capture, Error> {
         let asked = self.asked_for(step, position);
-        let plan = StatePlan::new(tensors)?;
         let values: Vec<&[u8]> = tensors.iter().map(|tensor| &*tensor.bytes).collect();
         let metadata = Metadata::Read(metadata.clone());
-        let saved = self.begin(&asked, &plan, &values, Vec::new(), metadata);
-        saved.map(|(capture, _)| capture)
+        let plan = StatePlan::new(tensors);
+        let saved = plan.and_then(|plan| self.begin(&asked, &plan, &values, Vec::new(), metadata));
+        self.told(&asked, saved).map(|(capture, _)| capture)
     }
 
     /// Captures the state of `plan`: the values of its first tensors are those of `now`; those of `later`,
@@ -219,7 +220,15 @@ impl Checkpointer {
         metadata: String,
     ) -> Result<(Capture, Option<Copying>), Error> {
         let asked = self.asked_for(step, position);
-        self.begin(&asked, plan, now, later, Metadata::Text(metadata))
+        let saved = self.begin(&asked, plan, now, later, Metadata::Text(metadata));
+        self.told(&asked, saved)
+    }
+
+    /// Tells the other ranks of a save that was not captured here: they wait for this one's part.
+    fn told<T>(&self, asked: &Asked, saved: Result<T, Error>) -> Result<T, Error> {
+        saved.inspect_err(|error| {
+            failure::tell_error(&self.site, asked.step, asked.attempt, "captured", error);
+        })
     }
 
     /// A save begins; it counts as an attempt whatever becomes of it, as it does on the other ranks.

@@ -148,6 +148,21 @@ pub enum Error {
         /// Who, the first ten.
         missing: String,
     },
+    /// A rank of the same attempt gave its part up, and told so.
+    #[error(
+        "step {step} of run {run} is not committed: rank {rank} gave its part up ({reason}); what that \
+         rank says tells more; earlier checkpoints are untouched"
+    )]
+    RankFailed {
+        /// The run.
+        run: Name,
+        /// The step.
+        step: u64,
+        /// The rank.
+        rank: u32,
+        /// Why, as it told.
+        reason: String,
+    },
     /// A save refers to an earlier one that never reached the lake.
     #[error(
         "step {step} of run {run} cannot be committed: what did not change since step {needed} was not \
@@ -322,7 +337,7 @@ impl Error {
             | Self::Replaced { .. }
             | Self::ForkTaken { .. }
             | Self::RanksDisagree { .. } => ErrorKind::Conflict,
-            Self::RanksMissing { .. } => ErrorKind::Unavailable,
+            Self::RanksMissing { .. } | Self::RankFailed { .. } => ErrorKind::Unavailable,
             Self::EarlierMissing { .. } => ErrorKind::NotFound,
             Self::NoStep { .. } | Self::NoCheckpoint { .. } => ErrorKind::NotFound,
             Self::Object { .. } | Self::Damaged { .. } => ErrorKind::Corrupt,

@@ -51,6 +51,7 @@ mod digests;
 mod encode;
 mod error;
 mod export;
+mod failure;
 mod fork;
 mod image;
 mod import;

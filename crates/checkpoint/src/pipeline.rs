@@ -28,6 +28,7 @@ use std::{
     time::Duration,
 };
 
+use forebay_format::v1::checkpoint::RankRecord;
 use forebay_runtime::Task;
 use forebay_transfer::{Follow, StagedBytes};
 use forebay_types::{ErrorKind, Rank};
@@ -39,6 +40,7 @@ use crate::{
     base::Base,
     capture::{Captured, Timing},
     copying::Verdict,
+    failure,
     overlap::stage_overlapped,
     publish::{Outcome, publish},
     recover::is_lost,
@@ -46,6 +48,9 @@ use crate::{
     site::Site,
     stage::{Sealed, Staged, stage},
 };
+
+/// Why a save is dropped that was copied beside the training.
+const CHANGED: &str = "its state changed while it was copied";
 
 /// Sealed saves that may wait for the lake.
 pub const STAGED_MAX: usize = 2;
@@ -374,11 +379,18 @@ fn stage_all(
         };
         if !matches!(completed, Ok(Verdict::Intact)) {
             let (run, step) = (site.run.clone(), captured.facts.step);
-            let told = match completed {
-                Ok(verdict) => (verdict == Verdict::Silent).then_some(Error::Changed { run, step }),
-                Err(source) => Some(background(site, step, "staged", source)),
-            };
+            let attempt = captured.facts.attempt;
             let _sent = arenas.send(captured.into_arena());
+            let told = match completed {
+                Ok(verdict) => {
+                    failure::tell(site, step, attempt, CHANGED.into());
+                    (verdict == Verdict::Silent).then_some(Error::Changed { run, step })
+                }
+                Err(source) => {
+                    failure::tell_error(site, step, attempt, "staged", &source);
+                    Some(background(site, step, "staged", source))
+                }
+            };
             board.update(|state| {
                 state.errors.extend(told);
                 state.under_way -= 1;
@@ -386,7 +398,8 @@ fn stage_all(
             continue;
         }
         let outcome = stage_next(site, board, &captured, begun);
-        let (step, captured_at) = (captured.facts.step, captured.timing.captured_at);
+        let (step, attempt) = (captured.facts.step, captured.facts.attempt);
+        let captured_at = captured.timing.captured_at;
         let mut arena = captured.into_arena();
         if outcome.is_ok() {
             // Found on the disk too, it is staged once. What cannot be said costs a restore a read of it.
@@ -403,10 +416,13 @@ fn stage_all(
                     return;
                 }
             }
-            Err(source) => board.update(|state| {
-                state.errors.push_back(background(site, step, "staged", source));
-                state.under_way -= 1;
-            }),
+            Err(source) => {
+                failure::tell_error(site, step, attempt, "staged", &source);
+                board.update(|state| {
+                    state.errors.push_back(background(site, step, "staged", source));
+                    state.under_way -= 1;
+                });
+            }
         }
     }
 }
@@ -491,7 +507,7 @@ fn drain(
     sealed: Sealed,
     follow: Option<Follow>,
 ) -> Option<Sealed> {
-    let step = sealed.record.step;
+    let RankRecord { step, attempt, .. } = sealed.record;
     let patience = match site.rank {
         Rank::ALONE => Duration::ZERO,
         _ => Duration::from_secs(site.settings.commit_wait_seconds),
@@ -499,11 +515,20 @@ fn drain(
     let outcome = publish(site, &sealed, patience, follow);
     let error = match outcome {
         Ok(Outcome::Awaiting(missing)) => missing_ranks(site, step, &missing),
+        Ok(Outcome::GivenUp { rank, reason }) => {
+            Error::RankFailed { run: site.run.clone(), step, rank, reason }
+        }
         Ok(outcome) => {
             committed(site, board, commits, sealed, &outcome);
             return None;
         }
-        Err(error) => background(site, step, "published", error),
+        Err(error) => {
+            // What others published in its place they see for themselves.
+            if is_lost(&error) {
+                failure::tell_error(site, step, attempt, "published", &error);
+            }
+            background(site, step, "published", error)
+        }
     };
     let again = matches!(&error, Error::Background { source, .. }
         if !is_lost(source) && source.kind() != ErrorKind::Conflict);

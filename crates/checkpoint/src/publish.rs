@@ -2,7 +2,8 @@
 //!
 //! Each rank drains its file, then writes its record, then looks whether all ranks of its attempt
 //! have. Whoever sees all complete creates `commit.json` if absent. The commit is a pure function
-//! of the rank records, so several ranks that see the same write the same bytes.
+//! of the rank records, so several ranks that see the same write the same bytes. A rank that gave its
+//! part up says so where the others look for it, see [`crate::failure`], and they wait no longer.
 //!
 //! Whoever commits is the writer of the run, see [`crate::writer`].
 //!
@@ -10,12 +11,16 @@
 //! Before the commit: objects of an attempt that nothing names; the staged copy is drained again.
 //! After it: nothing to do. There is no third case.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use forebay_format::{
     record,
     v1::{
         checkpoint::{self, CommitRecord, RankRecord, TensorEntry},
+        failure::failure_of,
         writer::WriterRecord,
     },
 };
@@ -24,7 +29,7 @@ use forebay_runtime::crash_point;
 use forebay_transfer::Follow;
 use forebay_types::{Digest, Key};
 
-use crate::{Error, read, site::Site, stage::Sealed, writer};
+use crate::{Error, failure, read, site::Site, stage::Sealed, writer};
 
 const POLL_FIRST: Duration = Duration::from_millis(20);
 const POLL_LONGEST: Duration = Duration::from_secs(1);
@@ -40,6 +45,8 @@ pub(crate) enum Outcome {
     Equal,
     /// These ranks have not published their part.
     Awaiting(Vec<u32>),
+    /// A rank gave its part up, for this reason.
+    GivenUp { rank: u32, reason: String },
 }
 
 /// Brings a sealed save to the lake, going on with what is on its way there, and commits it, waiting at
@@ -91,6 +98,11 @@ fn await_ranks(site: &Site, sealed: &Sealed, patience: Duration) -> Result<Outco
         if let Some(commit) = read::commit(site.lake(), &site.run, sealed.record.step)? {
             return settle(site, sealed, &commit);
         }
+        if let Some((rank, key)) = ranks.failed()
+            && let Some(reason) = failure::reason(site, key)?
+        {
+            return Ok(Outcome::GivenUp { rank, reason });
+        }
         if watch.elapsed() >= patience || site.runtime.sleep(pause).is_err() {
             return Ok(Outcome::Awaiting(missing));
         }
@@ -103,37 +115,52 @@ struct Ranks {
     found: Vec<Option<(RankRecord, Digest)>>,
     /// Records of other attempts, which need not be read again.
     foreign: BTreeSet<Key>,
+    /// Failures that ranks of the attempt told of.
+    failures: BTreeMap<u32, Key>,
 }
 
 impl Ranks {
     fn new(sealed: &Sealed) -> Self {
         let mut found = vec![None; sealed.record.world_size as usize];
         found[sealed.record.rank as usize] = Some((sealed.record.clone(), sealed.digest));
-        Self { found, foreign: BTreeSet::new() }
+        Self { found, foreign: BTreeSet::new(), failures: BTreeMap::new() }
     }
 
     /// Looks for those not seen yet; returns who is still missing.
     fn look(&mut self, site: &Site, sealed: &Sealed) -> Result<Vec<u32>, Error> {
         if !self.missing().is_empty() {
-            for key in self.candidates(site, sealed.record.step)? {
+            for key in self.candidates(site, sealed)? {
                 self.add(site, sealed, key)?;
             }
         }
         Ok(self.missing())
     }
 
-    /// Records in the lake that might be those of missing ranks.
-    fn candidates(&self, site: &Site, step: u64) -> Result<Vec<Key>, Error> {
+    /// Records in the lake that might be those of missing ranks; notes which of them have failed.
+    fn candidates(&mut self, site: &Site, sealed: &Sealed) -> Result<Vec<Key>, Error> {
+        let Self { found, foreign, failures } = self;
+        let RankRecord { step, attempt, .. } = &sealed.record;
+        let is_missing = |rank: u32| matches!(found.get(rank as usize), Some(None));
         let mut keys = Vec::new();
-        site.lake().list(&checkpoint::step_prefix(&site.run, step), &mut |listed| {
-            let slot = checkpoint::rank_of(&listed.key)
-                .and_then(|(rank, _)| self.found.get(rank as usize));
-            if matches!(slot, Some(None)) && !self.foreign.contains(&listed.key) {
+        failures.clear();
+        site.lake().list(&checkpoint::step_prefix(&site.run, *step), &mut |listed| {
+            let record = checkpoint::rank_of(&listed.key).map(|(rank, _)| rank);
+            let failure = failure_of(&listed.key).filter(|(of, _)| of == attempt);
+            if record.is_some_and(is_missing) && !foreign.contains(&listed.key) {
                 keys.push(listed.key);
+            } else if let Some((_, rank)) = failure.filter(|(_, rank)| is_missing(*rank)) {
+                failures.insert(rank, listed.key);
             }
             Ok(())
         })?;
         Ok(keys)
+    }
+
+    /// The first rank that is missing and told that it failed.
+    fn failed(&self) -> Option<(u32, &Key)> {
+        let is_missing = |rank: u32| self.found[rank as usize].is_none();
+        let mut failures = self.failures.iter().map(|(&rank, key)| (rank, key));
+        failures.find(|(rank, _)| is_missing(*rank))
     }
 
     fn add(&mut self, site: &Site, sealed: &Sealed, key: Key) -> Result<(), Error> {

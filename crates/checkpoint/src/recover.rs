@@ -46,6 +46,8 @@ pub enum Recovery {
     Committed,
     /// Its part is in the lake; these ranks' parts are not.
     AwaitsRanks(Vec<u32>),
+    /// Its part is in the lake; this rank's is not, and will not come: it gave it up.
+    RankFailed(u32),
     /// Another state is committed as its step, or another launch has claimed the run since; it was
     /// removed.
     Superseded,
@@ -61,6 +63,9 @@ impl fmt::Display for Recovered {
         match &self.outcome {
             Recovery::Committed => formatter.write_str("drained and committed"),
             Recovery::AwaitsRanks(ranks) => write!(formatter, "drained; awaits ranks {ranks:?}"),
+            Recovery::RankFailed(rank) => {
+                write!(formatter, "drained; not committed: rank {rank} gave up its part")
+            }
             Recovery::Superseded => {
                 formatter.write_str("removed: another launch went on without it")
             }
@@ -225,6 +230,7 @@ fn finish(site: &Site, sealed: Sealed, kept: &mut Option<Sealed>) -> Result<Reco
             return Ok(Recovery::Committed);
         }
         Ok(Outcome::Awaiting(ranks)) => Recovery::AwaitsRanks(ranks),
+        Ok(Outcome::GivenUp { rank, .. }) => Recovery::RankFailed(rank),
         Err(Error::Conflict { .. } | Error::Replaced { .. }) => Recovery::Superseded,
         Err(error) if is_lost(&error) => Recovery::Damaged(error.to_string()),
         Err(error) => return Err(error),

@@ -9,11 +9,12 @@ use forebay_format::{
     v1::{
         capture::{CaptureFacts, CaptureRecord, CapturedTensor, Label},
         checkpoint::{
-            CheckpointReference, CommitRecord, EarlierFile, RankRecord, TensorEntry, commit_key,
-            encoded_spec, longest_spec, rank_key, rank_of, step_of, tensors_key,
+            CheckpointReference, CommitRecord, EarlierFile, RANKS_MAX, RankRecord, TensorEntry,
+            commit_key, encoded_spec, longest_spec, rank_key, rank_of, step_of, tensors_key,
         },
         dataset::ObjectEntry,
         encoding::{Codec, Decoder, Encoded, Encoder},
+        failure::{FailureRecord, REASON_BYTES_MAX, failure_key, failure_of},
         run::DatasetReference,
         tensors::{self, Dtype, TensorSpec},
         writer::{WriterRecord, number_of, writer_key, writers_prefix},
@@ -166,6 +167,17 @@ fn claim() -> WriterRecord {
     }
 }
 
+fn failure() -> FailureRecord {
+    FailureRecord {
+        run: run(),
+        step: 120,
+        rank: 1,
+        attempt: Nonce::from_bits(0x0123_4567_89ab_cdef),
+        failed_unix_ms: 1_767_225_600_000,
+        reason: "it could not be staged: there was no room".into(),
+    }
+}
+
 fn commit() -> CommitRecord {
     let (_, record) = rank();
     let (_, digest) = record::encode(&record).unwrap();
@@ -216,7 +228,7 @@ fn capture() -> (CaptureRecord, Vec<u8>) {
 }
 
 /// Every file, as this build writes it.
-fn files() -> [(&'static str, Vec<u8>); 11] {
+fn files() -> [(&'static str, Vec<u8>); 12] {
     let (file, record) = rank();
     let (encoded_file, encoded) = encoded_rank();
     let (later, later_commit) = later();
@@ -229,6 +241,7 @@ fn files() -> [(&'static str, Vec<u8>); 11] {
         ("checkpoint-encoded-rank-0.safetensors", encoded_file),
         ("checkpoint-encoded-rank-0.json", record::encode(&encoded).unwrap().0),
         ("writer.json", record::encode(&claim()).unwrap().0),
+        ("checkpoint-failure.json", record::encode(&failure()).unwrap().0),
         ("checkpoint-rank-0.capture", capture().1),
         ("checkpoint-forked-rank-0.json", record::encode(&forked_rank()).unwrap().0),
         ("checkpoint-forked-commit.json", record::encode(&forked_commit()).unwrap().0),
@@ -261,6 +274,9 @@ fn the_first_records_are_still_read() {
     assert_eq!(commit.needs, [120]);
     let found: WriterRecord = record::decode(&read("writer.json"), "golden").unwrap().0;
     assert_eq!(found, claim());
+    let found: FailureRecord =
+        record::decode(&read("checkpoint-failure.json"), "golden").unwrap().0;
+    assert_eq!(found, failure());
     let kept = read("checkpoint-rank-0.capture");
     let (image, body) = Label::split(&kept, "golden").unwrap();
     assert!(image == rank().0);
@@ -327,7 +343,17 @@ fn keys_lie_where_the_layout_says_and_are_read_back() {
     ];
     assert_eq!(keys[0].as_str(), "runs/day-1/checkpoints/000000000120/commit.json");
     assert!(keys.iter().all(|key| step_of(&run(), key) == Some(120)));
+    assert!(keys.iter().all(|key| failure_of(key).is_none()));
     assert_eq!(keys.map(|key| rank_of(&key)), [None, Some((7, digest)), None]);
+    let failure = failure_key(&run(), 120, Nonce::from_bits(0xab), 7);
+    let name = "failed-000000000000000000000000000000ab-rank-7.json";
+    assert_eq!(failure.file_name(), name);
+    assert_eq!(failure_of(&failure), Some((Nonce::from_bits(0xab), 7)));
+    assert_eq!((rank_of(&failure), step_of(&run(), &failure)), (None, Some(120)));
+    for rank in ["07", "", "7-8"] {
+        let other = Key::new(name.replace('7', rank)).unwrap();
+        assert_eq!(failure_of(&other), None, "{other}");
+    }
     let claim = writer_key(&run(), 3);
     assert!(claim.as_str().starts_with(&writers_prefix(&run())));
     assert_eq!(number_of(&run(), &claim), Some(3));
@@ -384,6 +410,10 @@ fn records_that_break_their_rules_are_refused() {
             .contains("does not lie in the file")
     );
     assert!(break_later(|record| record.tensors[1] = record.tensors[0].clone()).contains("twice"));
+    let long = FailureRecord { reason: "x".repeat(REASON_BYTES_MAX + 1), ..failure() };
+    assert!(record::encode(&long).unwrap_err().to_string().contains("its reason is longer"));
+    let beyond = FailureRecord { rank: RANKS_MAX, ..failure() };
+    assert!(record::encode(&beyond).unwrap_err().to_string().contains("there is no rank"));
     let (_, record) = rank();
     let ranks = [(record.clone(), Digest::of(b"0")), (record, Digest::of(b"1"))];
     assert!(CommitRecord::of(&ranks).unwrap_err().contains("2 ranks of 1"));

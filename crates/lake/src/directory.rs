@@ -11,12 +11,17 @@
 //! on the way are synced too, so what was reported is there after a power failure. Symbolic links
 //! below the root are never followed, see [`crate::folder`].
 //!
+//! A directory that a deletion leaves empty is removed, and those above it, up to the root. A writer
+//! that is about to name an object in it finds it gone and makes it again, at most [`PLACE_ATTEMPTS_MAX`]
+//! times: each time somebody must have deleted an object there meanwhile.
+//!
 //! # After a crash
+//! Empty directories, if it hit a deletion; they go with the next object that is deleted in them.
 //! Private files of a dead process, which no key can name. The next open removes those older than
 //! [`LEFTOVER_AGE`] whose owner is gone: a writer holds a lock on its file that dies with it.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     fs::{self, File, TryLockError},
     io::{self, Write},
     num::NonZeroU64,
@@ -32,7 +37,7 @@ use rustix::fs::FileType;
 
 use crate::{
     Created, Error, Listed, ObjectWriter, Store,
-    folder::{self, Folder},
+    folder::{self, Folder, Identity},
 };
 
 const INCOMING: &str = ".incoming";
@@ -42,6 +47,9 @@ pub const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
 
 /// Directories remembered as synced; beyond that they are synced again.
 const SYNCED_MAX: usize = 4096;
+
+/// How often a directory is made for an object when others remove it meanwhile.
+const PLACE_ATTEMPTS_MAX: u32 = 32;
 
 /// What to do about a root that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +69,9 @@ struct Shared {
     root: PathBuf,
     url: String,
     runtime: Runtime,
-    /// Directories whose own name this store has synced: they need it once.
-    synced: Mutex<HashSet<String>>,
+    /// Directories whose own name this store has synced: they need it once. One of the same name that was
+    /// made after it is another.
+    synced: Mutex<HashMap<String, Identity>>,
 }
 
 impl Directory {
@@ -120,25 +129,70 @@ impl Directory {
             so_far.push('/');
             so_far.push_str(segment);
             let (inner, is_new) = folder.make(segment)?;
-            if is_new || !self.synced().contains(&so_far) {
+            let identity = inner.identity()?;
+            if is_new || identity.is_none() || self.synced().get(&so_far) != identity.as_ref() {
                 folder.sync()?;
-                self.remember_synced(&so_far);
+                self.remember_synced(&so_far, identity);
             }
             folder = inner;
         }
         Ok(folder)
     }
 
-    fn synced(&self) -> MutexGuard<'_, HashSet<String>> {
+    /// Makes the directory `above` and has `place` name an object in it; again when it was removed in
+    /// between, and `place` so finds nothing.
+    fn place<T>(
+        &self,
+        above: &str,
+        mut place: impl FnMut(&Folder) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut attempt = 1;
+        loop {
+            match self.make(above).and_then(|folder| place(&folder)) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound && attempt < PLACE_ATTEMPTS_MAX =>
+                {
+                    attempt += 1;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Removes the directories of `path` that are empty, from the innermost on. One that cannot be removed
+    /// costs a directory alone.
+    fn prune(&self, path: &str) -> io::Result<()> {
+        let (mut folders, mut inner) = (Vec::new(), self.root()?);
+        for segment in segments(path) {
+            let next = match inner.enter(segment) {
+                // Somebody has removed it; those above it may be left.
+                Err(error) if is_absent(&error) => break,
+                next => next?,
+            };
+            folders.push((inner, segment));
+            inner = next;
+        }
+        while let Some((folder, segment)) = folders.pop() {
+            match folder.remove_folder(segment) {
+                Err(error) if !is_absent(&error) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn synced(&self) -> MutexGuard<'_, HashMap<String, Identity>> {
         self.shared.synced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn remember_synced(&self, path: &str) {
+    fn remember_synced(&self, path: &str, identity: Option<Identity>) {
         let mut synced = self.synced();
         if synced.len() >= SYNCED_MAX {
             synced.clear();
         }
-        synced.insert(path.to_owned());
+        if let Some(identity) = identity {
+            synced.insert(path.to_owned(), identity);
+        }
     }
 
     /// A private file, locked as long as its writer lives.
@@ -237,12 +291,13 @@ impl Store for Directory {
     fn copy(&self, from: &Key, to: &Key, _bytes: u64) -> Result<bool, Error> {
         let ((above, name), (new_above, new_name)) = (split(from), split(to));
         let link = || {
-            let new_above = self.make(new_above)?;
-            match self.enter(above)?.link(name, &new_above, new_name) {
+            let source = self.enter(above)?;
+            source.look(name)?;
+            self.place(new_above, |new_above| match source.link(name, new_above, new_name) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
                 // Also when it exists: who made it may not have come to syncing its name.
                 _ => new_above.sync(),
-            }
+            })
         };
         match link() {
             Ok(()) => Ok(true),
@@ -265,12 +320,16 @@ impl Store for Directory {
     /// A second name for the same file, where it lies on the same file system.
     fn adopt(&self, file: &File, key: &Key) -> Result<bool, Error> {
         let (above, name) = split(key);
-        let failed = self.failed("write", key);
-        let above = self.make(above).map_err(&failed)?;
-        match above.adopt(file, name) {
+        let adopted = self.place(above, |above| match above.adopt(file, name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(error),
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Ok(false),
             // Also when it exists: who made it may not have come to syncing its name.
-            _ => above.sync().map(|()| true).map_err(failed),
+            _ => above.sync().map(|()| true),
+        });
+        match adopted {
+            // It is the file that has no name any more.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            adopted => adopted.map_err(self.failed("write", key)),
         }
     }
 
@@ -300,7 +359,10 @@ impl Store for Directory {
             folder.sync()
         };
         match remove() {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                let _other_objects_in_it = self.prune(above);
+                Ok(true)
+            }
             Err(error) if is_absent(&error) => Ok(false),
             Err(error) => Err(self.failed("delete", key)(error)),
         }
@@ -320,8 +382,16 @@ impl Directory {
             Err(error) if is_absent(&error) => return Ok(()),
             folder => folder.map_err(failed)?,
         };
-        for entry in folder.entries().map_err(failed)? {
-            let entry = entry.map_err(failed)?;
+        let entries = match folder.entries() {
+            // Removed since it was entered.
+            Err(error) if is_absent(&error) => return Ok(()),
+            entries => entries.map_err(failed)?,
+        };
+        for entry in entries {
+            let entry = match entry {
+                Err(error) if is_absent(&error) => return Ok(()),
+                entry => entry.map_err(failed)?,
+            };
             let text =
                 if path.is_empty() { entry.name.clone() } else { format!("{path}/{}", entry.name) };
             // What has no sound key is not an object: private files, foreign files.
@@ -364,24 +434,26 @@ impl Incoming {
         let (above, name) = split(&self.key);
         self.file.write_all(body)?;
         self.file.sync_all()?;
-        let above = self.store.make(above)?;
-        let created = match self.folder.link(&self.name, &above, name) {
-            Ok(()) => Created::New,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Created::Exists,
-            Err(error) => return Err(error),
-        };
-        // Also when it exists: who made it may not have come to syncing its name, and what we
-        // report must stay.
-        above.sync()?;
-        Ok(created)
+        self.store.place(above, |above| {
+            let created = match self.folder.link(&self.name, above, name) {
+                Ok(()) => Created::New,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Created::Exists,
+                Err(error) => return Err(error),
+            };
+            // Also when it exists: who made it may not have come to syncing its name, and what we
+            // report must stay.
+            above.sync()?;
+            Ok(created)
+        })
     }
 
     fn publish(&self) -> io::Result<()> {
         let (above, name) = split(&self.key);
         self.file.sync_all()?;
-        let above = self.store.make(above)?;
-        self.folder.rename(&self.name, &above, name)?;
-        above.sync()
+        self.store.place(above, |above| {
+            self.folder.rename(&self.name, above, name)?;
+            above.sync()
+        })
     }
 }
 

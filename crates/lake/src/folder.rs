@@ -13,13 +13,20 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat},
+    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, StatxFlags},
     io::Errno,
 };
 
 /// An open directory.
 #[derive(Debug)]
 pub(crate) struct Folder(OwnedFd);
+
+/// A directory, whatever its name: numbers are used again, but not at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    number: u64,
+    made: (i64, u32),
+}
 
 /// What a name in a directory stands for.
 pub(crate) struct Entry {
@@ -94,6 +101,23 @@ impl Folder {
 
     pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
         Ok(rustix::fs::unlinkat(&self.0, name, AtFlags::empty())?)
+    }
+
+    /// Removes the directory `name`, if nothing is in it; a link is none.
+    pub(crate) fn remove_folder(&self, name: &str) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(&self.0, name, AtFlags::REMOVEDIR)?)
+    }
+
+    /// What tells it from a directory that had its name before; `None` where the system does not say when
+    /// it was made.
+    pub(crate) fn identity(&self) -> io::Result<Option<Identity>> {
+        let asked = StatxFlags::INO | StatxFlags::BTIME;
+        let found = rustix::fs::statx(&self.0, "", AtFlags::EMPTY_PATH, asked)?;
+        let is_said = found.stx_mask & asked.bits() == asked.bits();
+        Ok(is_said.then_some(Identity {
+            number: found.stx_ino,
+            made: (found.stx_btime.tv_sec, found.stx_btime.tv_nsec),
+        }))
     }
 
     /// Waits until the names in this directory are on the device.

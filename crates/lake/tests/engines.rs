@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use forebay_lake::{Commit, Directory, Lake, Memory, Purpose, Store};
+use forebay_lake::{Commit, Created, Directory, Lake, Listed, Memory, Purpose, Store};
 use forebay_runtime::Runtime;
 use forebay_testing::{Fault, FaultStore, Request, TempTiers, key, lake_contract};
 use forebay_types::ErrorKind;
@@ -115,6 +115,69 @@ fn nothing_but_objects_and_their_directories_is_left() {
     drop(tiers.lake.writer(&key("e"), Purpose::Shard).unwrap());
     let incoming = tiers.lake_path().join(".incoming");
     assert_eq!(std::fs::read_dir(incoming).unwrap().count(), 0);
+}
+
+#[test]
+fn a_deletion_takes_the_directories_that_it_empties_and_no_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, outside) = (folder.path().join("lake"), folder.path().join("outside"));
+    let store = Directory::open(&root, &Runtime::system()).unwrap();
+    for name in ["a/b/c/x", "a/b/c/y", "a/z", "d/e/x"] {
+        store.put(&key(name), b"x").unwrap();
+    }
+    assert!(store.delete(&key("a/b/c/x")).unwrap());
+    assert!(root.join("a/b/c").is_dir());
+    assert!(store.delete(&key("a/b/c/y")).unwrap());
+    assert!(!root.join("a/b").exists() && root.join("a").is_dir());
+    assert!(store.delete(&key("a/z")).unwrap());
+    assert!(!root.join("a").exists() && root.join("d/e").is_dir());
+    // What others put there is not ours to remove, and a link is no directory.
+    fs::create_dir(&outside).unwrap();
+    symlink(&outside, root.join("d/link")).unwrap();
+    store.delete(&key("d/link/x")).unwrap_err();
+    assert!(store.delete(&key("d/e/x")).unwrap());
+    assert!(!root.join("d/e").exists() && root.join("d/link").is_symlink() && outside.is_dir());
+    fs::remove_file(root.join("d/link")).unwrap();
+    store.put(&key("d/last"), b"x").unwrap();
+    assert!(store.delete(&key("d/last")).unwrap());
+    let left: Vec<_> = fs::read_dir(&root).unwrap().map(|one| one.unwrap().file_name()).collect();
+    assert_eq!(left, [".incoming"]);
+    store.put(&key("a/again"), b"x").unwrap();
+    assert_eq!(store.size(&key("a/again")).unwrap(), Some(1));
+}
+
+/// Two stores of one directory, each of which empties the directory that the other is about to write to.
+#[test]
+fn a_writer_makes_a_directory_again_that_a_deletion_took() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, runtime) = (folder.path().join("lake"), Runtime::system());
+    let file = folder.path().join("staged");
+    fs::write(&file, b"body").unwrap();
+    Directory::open(&root, &runtime).unwrap().put(&key("source"), b"body").unwrap();
+    let work = |worker: usize| {
+        let store = Directory::open(&root, &Runtime::system()).unwrap();
+        for round in 0..150 {
+            let object = key(&format!("shared/deep/{worker}-{round}"));
+            match round % 4 {
+                0 => store.put(&object, b"body").unwrap(),
+                1 => assert_eq!(store.create(&object, b"body").unwrap(), Created::New),
+                2 => assert!(store.copy(&key("source"), &object, 4).unwrap()),
+                _ => assert!(store.adopt(&fs::File::open(&file).unwrap(), &object).unwrap()),
+            }
+            assert_eq!(store.read_whole(&object, 10).unwrap().unwrap(), b"body");
+            let mut listed = Vec::new();
+            let visit = &mut |one: Listed| {
+                listed.push(one.key);
+                Ok(())
+            };
+            store.list("shared/", visit).unwrap();
+            assert!(listed.contains(&object), "{object} is not in {listed:?}");
+            assert!(store.delete(&object).unwrap());
+        }
+        Ok::<_, io::Error>(())
+    };
+    runtime.workers("writer", 3, work).unwrap();
+    assert!(!root.join("shared").exists());
 }
 
 #[test]

@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod dataset;
 pub mod encoding;
 pub mod evaluation;
+pub mod failure;
 pub mod index;
 pub mod journal;
 pub mod origin;
