@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -15,7 +16,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import forebay
 import pytest
+import torch
+from forebay import _forebay
+from forebay._feed import LOCAL_BUDGET, open_engine
 from forebay._share import share
 
 SCRIPT = Path(__file__).parent / "scripts" / "train_ranks.py"
@@ -118,3 +123,29 @@ def test_what_ranks_hold_alike_is_written_once_and_shared_out() -> None:
     assert abs(len(written[0]) - len(written[1])) == 0
     parts = [[["w", "F32", [2], [[4], [2 * rank]], 8]] for rank in range(2)]
     assert share(parts) == [frozenset({0}), frozenset({0})]
+
+
+def test_a_rank_that_drops_its_save_tells_those_that_wait_for_it(tmp_path: Path) -> None:
+    engine = open_engine(tmp_path / "lake", tmp_path / "local", LOCAL_BUDGET)
+    values = torch.arange(8.0)
+    address, copyings, ranks = values.data_ptr(), [], []
+    for rank in range(2):
+        native = engine.checkpointer(
+            run="run",
+            rank=rank,
+            world_size=2,
+            launch="one",
+            settings=json.dumps({"commit_wait_seconds": 60}),
+            dataset=None,
+        )
+        plan = _forebay.StatePlan([(f"w.{rank}", "F32", [8], None, address, 32)])
+        copyings.append(native.save(1, plan, [address], "{}", 1)[1])
+        ranks.append(native)
+    for copying, is_intact in zip(copyings, [True, False]):
+        copying.wait()
+        copying.settle(is_intact)
+    # It was told already, and says nothing again.
+    assert json.loads(ranks[1].wait()) == []
+    with pytest.raises(forebay.UnavailableError, match="rank 1 gave its part up .its state changed"):
+        ranks[0].wait()
+    assert engine.checkpoint("run") is None
