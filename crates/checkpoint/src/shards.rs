@@ -37,6 +37,8 @@ use crate::{
 
 /// Tensors are read together up to so many bytes.
 const READ_BYTES: u64 = 64 << 20;
+/// Who names an output like this expects one file.
+const FILE_EXTENSIONS: [&str; 5] = ["safetensors", "pt", "pth", "bin", "ckpt"];
 /// Names of files count in five digits.
 const FILES_MAX: usize = 99_999;
 
@@ -62,7 +64,7 @@ pub struct ExportedShards {
 ///
 /// # Errors
 /// As [`crate::restore`]; when there is no such state or safetensors has no name for the type of one
-/// of its tensors; and when `output` cannot be written.
+/// of its tensors; and when `output` cannot be written, or is called like one file.
 pub fn export_shards(
     lake: &Lake,
     run: &Name,
@@ -71,6 +73,15 @@ pub fn export_shards(
     shard_bytes: u64,
     output: &Path,
 ) -> Result<ExportedShards, Error> {
+    let extension = output.extension().and_then(|extension| extension.to_str());
+    if extension.is_some_and(|one| FILE_EXTENSIONS.contains(&one)) && !output.is_dir() {
+        return Err(Error::source(
+            output,
+            "what is written is a directory of safetensors files; what torch.save and \
+             torch.distributed.checkpoint write is written in Python alone: \
+             `forebay.export_checkpoint(lake, run, path, \"torch\")`, or \"dcp\"",
+        ));
+    }
     let step = read::chosen(lake, run, step)?;
     let tiers = Tiers { lake, near: None };
     let opened = CommittedCheckpoint::open_in(tiers, run, Which::Step(step))?;

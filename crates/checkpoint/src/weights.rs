@@ -34,6 +34,11 @@ pub(crate) const SINGLE: &str = "model.safetensors";
 /// The name of the index of several.
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 const EXTENSION: &str = ".safetensors";
+/// What a directory of torch.distributed.checkpoint holds.
+const DCP_METADATA: &str = ".metadata";
+/// How files of torch.save begin, today's and those of old. No safetensors file does: its header would be
+/// too long.
+const TORCH_STARTS: [&[u8]; 2] = [b"PK\x03\x04", b"\x80\x02\x8a\x0a"];
 /// The longest index that is read.
 const INDEX_BYTES_MAX: u64 = 64 << 20;
 /// The most files that an index may name.
@@ -66,6 +71,9 @@ impl WeightFiles {
             return Self::read(vec![path.to_owned()]);
         }
         let refuse = |what: &str| Error::source(path, what);
+        if path.join(DCP_METADATA).is_file() {
+            return Err(refuse(&python("a directory of torch.distributed.checkpoint")));
+        }
         match (path.join(SINGLE).is_file(), path.join(INDEX).is_file()) {
             (true, true) => Err(refuse(
                 "it holds model.safetensors and the index of other files; remove one of them, or \
@@ -75,7 +83,7 @@ impl WeightFiles {
             (false, true) => Self::read_indexed(path),
             (false, false) => Err(refuse(
                 "it holds neither model.safetensors nor model.safetensors.index.json; name a \
-                 safetensors file, or read other layouts with `forebay.import_checkpoint` in Python",
+                 safetensors file",
             )),
         }
     }
@@ -158,6 +166,13 @@ impl WeightReader<'_> {
     }
 }
 
+/// Says of what pickle is needed for who reads it.
+fn python(what: &str) -> String {
+    format!(
+        "it is {what}, which is read in Python alone: `forebay.import_checkpoint(path, lake, run)`"
+    )
+}
+
 /// Opens what is a file: a pipe or a device would be waited for.
 fn open(path: &Path) -> Result<File, Error> {
     let failed = || Error::file("read", path.display());
@@ -178,6 +193,9 @@ fn read_header(path: &Path, bytes_left: &mut u64) -> Result<Vec<TensorPlace>, Er
     };
     let mut prefix = [0; PREFIX_BYTES as usize];
     file.read_exact_at(&mut prefix, 0).map_err(failed())?;
+    if TORCH_STARTS.iter().any(|start| prefix.starts_with(start)) {
+        return Err(Error::source(path, python("a file of torch.save")));
+    }
     let bytes = tensors::header_bytes(prefix, &object)?;
     if bytes > behind {
         return Err(damaged("its header is longer than the file").into());

@@ -392,3 +392,31 @@ fn a_state_has_a_sound_name() {
         assert_eq!(error.kind(), ErrorKind::Invalid);
     }
 }
+
+#[test]
+fn what_python_alone_reads_and_writes_is_said_to_be() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let bring = |path: &Path| {
+        let meaning = Meaning::State("model".into());
+        import(&tiers.lake, &tiers.runtime, &run(), 0, &meaning, path).unwrap_err()
+    };
+    let file = tiers.path().join("weights.pt");
+    // As torch.save writes it today, and as it did before 1.6.
+    for start in [&b"PK\x03\x04\0\0\x08\x08\0\0"[..], b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P"] {
+        fs::write(&file, start).unwrap();
+        let error = bring(&file);
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(told(&error).contains("a file of torch.save"), "{}", told(&error));
+        assert!(told(&error).contains("forebay.import_checkpoint"), "{}", told(&error));
+    }
+    let directory = tiers.path().join("dcp");
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join(".metadata"), "").unwrap();
+    let error = bring(&directory);
+    assert!(told(&error).contains("torch.distributed.checkpoint"), "{}", told(&error));
+    let output = tiers.path().join("out.pt");
+    let error = export_shards(&tiers.lake, &run(), None, None, 1, &output).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(told(&error).contains("forebay.export_checkpoint"), "{}", told(&error));
+    assert!(!output.exists());
+}

@@ -40,6 +40,9 @@ pub enum CommandError {
         /// What its exit code stands for.
         kind: ErrorKind,
     },
+    /// Arguments that do not go together.
+    #[error("{0}")]
+    Usage(String),
     /// A promise of ours did not hold.
     #[error("{0}")]
     Broken(String),
@@ -51,7 +54,7 @@ impl CommandError {
         match self {
             Self::Engine(error) => error.kind(),
             Self::ReadConfig(_, source) | Self::Write(_, source) => ErrorKind::of_io(source),
-            Self::ParseConfig(..) => crate::USAGE,
+            Self::ParseConfig(..) | Self::Usage(_) => crate::USAGE,
             Self::Child { .. } => ErrorKind::Unavailable,
             Self::ChildFailed { kind, .. } => *kind,
             Self::Broken(_) => ErrorKind::Internal,

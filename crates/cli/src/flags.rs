@@ -8,9 +8,8 @@ use clap::{Args, Parser, Subcommand};
 use forebay::{Name, Split, Version};
 
 pub use checkpoint::{
-    Checkpoint, CheckpointDiff, CheckpointExport, CheckpointFork, CheckpointImport, CheckpointList,
-    CheckpointNow, CheckpointOf, CheckpointRemove, CheckpointRestore, CheckpointRetain,
-    CheckpointSweep,
+    Checkpoint, CheckpointConvert, CheckpointDiff, CheckpointFork, CheckpointList, CheckpointNow,
+    CheckpointOf, CheckpointRemove, CheckpointRestore, CheckpointRetain, CheckpointSweep, Place,
 };
 
 /// Storage for AI training: one engine for a model's whole day.

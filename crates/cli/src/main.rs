@@ -59,11 +59,8 @@ fn dispatch(context: &Context<'_>, verb: Verb) -> Result<(), CommandError> {
         Verb::Checkpoint(Checkpoint::Now(flags)) => commands::checkpoint::now(context, &flags),
         Verb::Checkpoint(Checkpoint::Drain(flags)) => commands::checkpoint::drain(context, &flags),
         Verb::Checkpoint(Checkpoint::Sweep(flags)) => commands::checkpoint::sweep(context, &flags),
-        Verb::Checkpoint(Checkpoint::Import(flags)) => {
-            commands::checkpoint::import(context, &flags)
-        }
-        Verb::Checkpoint(Checkpoint::Export(flags)) => {
-            commands::checkpoint::export(context, &flags)
+        Verb::Checkpoint(Checkpoint::Convert(flags)) => {
+            commands::checkpoint::convert(context, &flags)
         }
         Verb::Checkpoint(Checkpoint::Fork(flags)) => commands::checkpoint::fork(context, &flags),
         Verb::Checkpoint(Checkpoint::Retain(flags)) => {

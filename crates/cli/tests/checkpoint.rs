@@ -25,41 +25,44 @@ fn steps(bench: &Bench, run: &str) -> Vec<u64> {
 fn weights_go_out_and_come_in_again() {
     let bench = trained();
     let output = bench.path("weights").display().to_string();
-    let said = bench.ok(&[
-        "checkpoint",
-        "export",
-        "mine",
-        "--output",
-        &output,
-        "--shard-bytes",
-        "8KiB",
-        "--json",
-    ]);
+    let convert = |from: &str, to: &str| ["checkpoint", "convert", from, to].map(str::to_owned);
+    let said = bench.ok(&with(&convert("mine", &output), &["--shard-bytes", "8KiB", "--json"]));
     let exported = &said.json("exported")[0];
     assert_eq!(exported["step"], 24);
     let files = exported["files"].as_array().unwrap();
     assert!(files.len() > 1, "{said:?}", said = said.out);
     assert_eq!(bench.files("weights").len(), files.len() + 1);
-    let more = ["checkpoint", "import", &output, "--run", "again", "--step", "24"];
-    let said = bench.ok(&[&more[..], &["--json"]].concat());
+    let back = convert(&output, "again@24");
+    let said = bench.ok(&with(&back, &["--json"]));
     assert_eq!(said.json("imported")[0]["tensors"], exported["tensors"]);
-    assert!(bench.ok(&more).out.contains("as they were before"));
+    assert!(bench.ok(&with(&back, &[])).out.contains("as they were before"));
     bench.ok(&["checkpoint", "verify", "again"]);
 
     let output = bench.path("weights-again").display().to_string();
-    bench.ok(&["checkpoint", "export", "again", "--output", &output, "--shard-bytes", "8KiB"]);
+    bench.ok(&with(&convert("again@24", &output), &["--shard-bytes", "8KiB"]));
     for file in bench.files("weights") {
         let read = |folder: &str| std::fs::read(bench.path(folder).join(&file)).unwrap();
         assert!(read("weights") == read("weights-again"), "{file}");
     }
-    bench.fails(&["checkpoint", "export", "again", "--output", &output], 2, &["is not empty"]);
-    let none = bench.path("none").display().to_string();
-    bench.fails(&["checkpoint", "import", &none, "--run", "x"], 3, &["none"]);
-    bench.fails(
-        &["checkpoint", "import", &bench.source_flag(), "--run", "x"],
-        2,
-        &["holds neither"],
-    );
+    let fails = |from: &str, to: &str, more: &[&str], code, said: &[&str]| {
+        bench.fails(&with(&convert(from, to), more), code, said);
+    };
+    fails("again", &output, &[], 2, &["is not empty"]);
+    fails("again@7", &bench.path("new").display().to_string(), &[], 3, &["step 7", "24"]);
+    fails(&bench.path("none").display().to_string(), "x", &[], 3, &["none"]);
+    fails(&bench.source_flag(), "x", &[], 2, &["holds neither"]);
+    fails("again", "x", &[], 2, &["both name runs", "./x"]);
+    fails("./again", "./x", &[], 2, &["both paths", "NAME@STEP"]);
+    fails(&output, "x", &["--all"], 2, &["`--all`", "x is a run"]);
+    fails("again", "./x.pt", &[], 2, &["forebay.export_checkpoint"]);
+    std::fs::create_dir(bench.path("dcp")).unwrap();
+    std::fs::write(bench.path("dcp/.metadata"), "").unwrap();
+    fails(&bench.path("dcp").display().to_string(), "x", &[], 2, &["forebay.import_checkpoint"]);
+}
+
+/// Arguments, and more of them.
+fn with<'a>(arguments: &'a [String], more: &[&'a str]) -> Vec<&'a str> {
+    arguments.iter().map(String::as_str).chain(more.iter().copied()).collect()
 }
 
 #[test]

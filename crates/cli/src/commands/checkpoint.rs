@@ -1,9 +1,9 @@
-//! `forebay checkpoint list|show|verify|diff|now|drain|restore|import|export|fork|retain|remove|sweep`.
+//! `forebay checkpoint list|show|verify|diff|now|drain|restore|convert|fork|retain|remove|sweep`.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use forebay::{
-    CheckpointSettings, CommittedCheckpoint, Part, Rank, Which,
+    CheckpointSettings, CommittedCheckpoint, Name, Part, Rank, Which,
     checkpoint::{self, Change, KeepBest, KeepPolicy, Kept, Meaning, Retention},
 };
 
@@ -11,12 +11,15 @@ use crate::{
     Context, config,
     error::CommandError,
     flags::{
-        CheckpointDiff, CheckpointExport, CheckpointFork, CheckpointImport, CheckpointList,
-        CheckpointNow, CheckpointOf, CheckpointRemove, CheckpointRestore, CheckpointRetain,
-        CheckpointSweep,
+        CheckpointConvert, CheckpointDiff, CheckpointFork, CheckpointList, CheckpointNow,
+        CheckpointOf, CheckpointRemove, CheckpointRestore, CheckpointRetain, CheckpointSweep,
+        Place,
     },
     printer::{bytes, table},
 };
+
+/// The most bytes of tensors in one file, where nothing is said.
+const SHARD_BYTES: u64 = 5_000_000_000;
 
 pub fn list(context: &Context<'_>, flags: &CheckpointList) -> Result<(), CommandError> {
     let (lake, _) = config::lake(context)?;
@@ -185,11 +188,37 @@ pub fn restore(context: &Context<'_>, flags: &CheckpointRestore) -> Result<(), C
     Ok(())
 }
 
-pub fn import(context: &Context<'_>, flags: &CheckpointImport) -> Result<(), CommandError> {
+pub fn convert(context: &Context<'_>, flags: &CheckpointConvert) -> Result<(), CommandError> {
+    let CheckpointConvert { from, to, .. } = flags;
+    match (from, to) {
+        (Place::Path(source), Place::Run(run, step)) => {
+            import(context, flags, source, run, step.unwrap_or(0))
+        }
+        (Place::Run(run, step), Place::Path(output)) => export(context, flags, run, *step, output),
+        (Place::Run(..), Place::Run(..)) => Err(CommandError::Usage(format!(
+            "{from} and {to} both name runs; a path has a `/` in it, such as ./{to}"
+        ))),
+        (Place::Path(_), Place::Path(_)) => Err(CommandError::Usage(format!(
+            "{from} and {to} are both paths; one side is a run of the store, NAME or NAME@STEP"
+        ))),
+    }
+}
+
+fn import(
+    context: &Context<'_>,
+    flags: &CheckpointConvert,
+    source: &Path,
+    run: &Name,
+    step: u64,
+) -> Result<(), CommandError> {
+    if flags.all || flags.shard_bytes.is_some() {
+        let said = "`--all` and `--shard-bytes` say how a path is written";
+        return Err(CommandError::Usage(format!("{said}, and {} is a run", flags.to)));
+    }
     let lake = config::written_lake(context)?;
-    let CheckpointImport { source, run, step, state } = flags;
+    let state = &flags.state;
     let meaning = Meaning::State(state.clone());
-    let imported = checkpoint::import(&lake, context.runtime, run, *step, &meaning, source)?;
+    let imported = checkpoint::import(&lake, context.runtime, run, step, &meaning, source)?;
     let text = format!(
         "{} tensors, {} of {} file(s), are state `{state}` of run {run} at step {step}{}",
         imported.tensors,
@@ -201,12 +230,17 @@ pub fn import(context: &Context<'_>, flags: &CheckpointImport) -> Result<(), Com
     Ok(())
 }
 
-pub fn export(context: &Context<'_>, flags: &CheckpointExport) -> Result<(), CommandError> {
+fn export(
+    context: &Context<'_>,
+    flags: &CheckpointConvert,
+    run: &Name,
+    step: Option<u64>,
+    output: &Path,
+) -> Result<(), CommandError> {
     let (lake, _) = config::lake(context)?;
-    let CheckpointExport { of, output, shard_bytes, state, all } = flags;
-    let state = (!all).then_some(&**state);
-    let (run, step) = (&of.run, of.step);
-    let exported = checkpoint::export_shards(&lake, run, step, state, *shard_bytes, output)?;
+    let state = (!flags.all).then_some(&*flags.state);
+    let shard_bytes = flags.shard_bytes.unwrap_or(SHARD_BYTES);
+    let exported = checkpoint::export_shards(&lake, run, step, state, shard_bytes, output)?;
     let text = format!(
         "run {run} at step {}: {} tensors, {} in {} file(s) in {}",
         exported.step,

@@ -1,6 +1,6 @@
 //! What is typed behind `forebay checkpoint`.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf, str::FromStr};
 
 use clap::{Args, Subcommand};
 use forebay::{Name, checkpoint::KeepBest};
@@ -25,10 +25,8 @@ pub enum Checkpoint {
     Now(CheckpointNow),
     /// Write a checkpoint's tensors and metadata into a directory, verified
     Restore(CheckpointRestore),
-    /// Commit weights that other tools wrote as a step of a run, bit for bit
-    Import(CheckpointImport),
-    /// Write a checkpoint's weights as Hugging Face lays them out, in files of bounded size
-    Export(CheckpointExport),
+    /// Make safetensors as Hugging Face lays them out a step of a run, or the other way round, bit for bit
+    Convert(CheckpointConvert),
     /// Start a run that goes on from a committed step of another one
     Fork(CheckpointFork),
     /// Keep the newest, every so many and the best checkpoints of a run, and remove the others
@@ -170,43 +168,63 @@ pub struct Keep {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  forebay checkpoint import ~/models/small --run small --store forebay-day/lake"
+    after_help = "One side is a run of the store, the other a path, which has a `/` in it.\n\nExamples:\n  forebay checkpoint convert ~/models/small small@0\n  forebay checkpoint convert day-1@160 /tmp/small --shard-bytes 2GB"
 )]
-pub struct CheckpointImport {
-    /// A safetensors file, or a directory with model.safetensors or with
-    /// model.safetensors.index.json and the files that it names
-    #[arg(value_name = "PATH")]
-    pub source: PathBuf,
-    /// The run
-    #[arg(long, value_name = "NAME")]
-    pub run: Name,
-    /// The step that the weights become
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub step: u64,
+pub struct CheckpointConvert {
+    /// A run, `NAME@STEP` or `NAME` for its newest step; or the path of a safetensors file, or of a
+    /// directory with model.safetensors or with model.safetensors.index.json and the files that it names
+    #[arg(value_name = "FROM")]
+    pub from: Place,
+    /// A run, `NAME@STEP` or `NAME` for step 0; or the path of a directory that does not exist or is
+    /// empty
+    #[arg(value_name = "TO")]
+    pub to: Place,
     /// What a training script calls these weights in its state
     #[arg(long, value_name = "NAME", default_value = "model")]
     pub state: String,
-}
-
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  forebay checkpoint export small --output /tmp/small --shard-bytes 2GB"
-)]
-pub struct CheckpointExport {
-    #[command(flatten)]
-    pub of: CheckpointOf,
-    /// The directory to write; must not exist, or be empty
-    #[arg(long, value_name = "DIR")]
-    pub output: PathBuf,
-    /// The most bytes of tensors in one file; a larger tensor has a file of its own
-    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "5GB")]
-    pub shard_bytes: u64,
-    /// What the training script called the weights in its state
-    #[arg(long, value_name = "NAME", default_value = "model")]
-    pub state: String,
-    /// Export every tensor, the optimizer's too, under its stored name
+    /// Write every tensor to the path, the optimizer's too, under its stored name
     #[arg(long, conflicts_with = "state")]
     pub all: bool,
+    /// The most bytes of tensors in one file of the path [default: 5GB]; a larger tensor has a file of its
+    /// own
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub shard_bytes: Option<u64>,
+}
+
+/// Where weights are: in a run of the store, or in files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A run, and a step of it if one was named.
+    Run(Name, Option<u64>),
+    Path(PathBuf),
+}
+
+impl FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.contains('/') || text == "." || text == ".." {
+            return Ok(Self::Path(text.into()));
+        }
+        let (run, step) = match text.split_once('@') {
+            Some((run, step)) => (run, Some(step)),
+            None => (text, None),
+        };
+        let hint = format!("a path has a `/` in it, such as ./{text}");
+        let run = Name::new(run).map_err(|error| format!("{error}; {hint}"))?;
+        let step = step.map(str::parse).transpose();
+        Ok(Self::Run(run, step.map_err(|_| format!("a step is a whole number; {hint}"))?))
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Run(run, None) => write!(formatter, "{run}"),
+            Self::Run(run, Some(step)) => write!(formatter, "{run}@{step}"),
+            Self::Path(path) => write!(formatter, "{}", path.display()),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -220,4 +238,22 @@ pub struct CheckpointRemove {
     /// The step; the newest is removed only if it is damaged
     #[arg(long, value_name = "N")]
     pub step: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_a_path_where_it_has_a_slash() {
+        let place = |text: &str| text.parse::<Place>();
+        let run = |step| Ok(Place::Run(Name::new("day-1").unwrap(), step));
+        assert_eq!((place("day-1"), place("day-1@160")), (run(None), run(Some(160))));
+        for path in ["./day-1", "/tmp/day-1@160", "~/a", ".", "..", "s3://a"] {
+            assert_eq!(place(path), Ok(Place::Path(path.into())));
+        }
+        for text in ["day-1@", "day-1@newest", "day-1@-1", "Model.safetensors", "@1", ""] {
+            assert!(place(text).unwrap_err().contains("a path has a `/` in it"), "{text}");
+        }
+    }
 }
