@@ -31,7 +31,7 @@ use forebay_types::{ErrorKind, Rank};
 use serde::Serialize;
 
 use crate::{
-    Error,
+    Error, PageLocks,
     arena::Arena,
     base::Base,
     capture::{Captured, Timing},
@@ -114,6 +114,7 @@ pub(crate) struct Pipeline {
     arenas: Receiver<Arena>,
     /// The arena, when it came back and no save has taken it yet.
     idle: Option<Arena>,
+    locks: Option<Arc<dyn PageLocks>>,
     tasks: Vec<Task<()>>,
 }
 
@@ -138,15 +139,29 @@ impl Pipeline {
             site.runtime.spawn("checkpoint-drainer", drainer),
         ];
         let (jobs, orders) = (Some(jobs), Some(orders));
-        Self { site: site.clone(), board, jobs, orders, arenas, idle: None, tasks }
+        Self { site: site.clone(), board, jobs, orders, arenas, idle: None, locks: None, tasks }
     }
 
     /// The arena, once the save before is staged.
     pub(crate) fn arena(&mut self) -> Result<Arena, Error> {
-        match self.idle.take() {
-            Some(arena) => Ok(arena),
-            None => self.arenas.recv().map_err(|_| self.dead()),
+        let mut arena = match self.idle.take() {
+            Some(arena) => arena,
+            None => self.arenas.recv().map_err(|_| self.dead())?,
+        };
+        if let Some(locks) = &self.locks {
+            arena.set_locks(locks.clone());
         }
+        Ok(arena)
+    }
+
+    /// Gives back an arena that nothing was captured into.
+    pub(crate) fn put_back(&mut self, arena: Arena) {
+        self.idle = Some(arena);
+    }
+
+    /// Has the pages of the arena locked, when it is next in the background.
+    pub(crate) fn lock_pages(&mut self, locks: Arc<dyn PageLocks>) {
+        self.locks = Some(locks);
     }
 
     /// Waits for the arena, at most so long; says whether it is there.
@@ -194,7 +209,7 @@ impl Pipeline {
         captured: Captured<'_>,
         timing: impl FnOnce() -> Timing,
     ) -> Result<(), Error> {
-        self.idle = Some(arena);
+        self.put_back(arena);
         let (mut sealed, follow) = stage_next(&self.site, &self.board, &captured)?;
         sealed.timing = timing();
         self.board.update(|state| {
@@ -204,6 +219,11 @@ impl Pipeline {
         let order = Order::Drain(Box::new(sealed), follow);
         let sent = self.orders.as_ref().is_some_and(|orders| orders.send(order).is_ok());
         if sent { Ok(()) } else { Err(self.dead()) }
+    }
+
+    /// Whether there is an error that nobody was told of.
+    pub(crate) fn has_failed(&self) -> bool {
+        !self.board.lock().errors.is_empty()
     }
 
     /// The oldest error that nobody was told of.
@@ -334,6 +354,7 @@ fn stage_all(
                 if !arena.is_named() {
                     let _ready = arena.reserve(bytes, site);
                 }
+                arena.lock_pages();
                 let _sent = arenas.send(arena);
                 continue;
             }
@@ -345,7 +366,9 @@ fn stage_all(
                 Ok(verdict) => (verdict == Verdict::Silent).then_some(Error::Changed { run, step }),
                 Err(source) => Some(background(site, step, "staged", source)),
             };
-            let _sent = arenas.send(captured.into_arena());
+            let mut arena = captured.into_arena();
+            arena.lock_pages();
+            let _sent = arenas.send(arena);
             board.update(|state| {
                 state.errors.extend(told);
                 state.under_way -= 1;
@@ -359,6 +382,8 @@ fn stage_all(
             // Found on the disk too, it is staged once. What cannot be said costs a restore a read of it.
             let _on_disk = arena.mark_staged();
         }
+        // What the next capture is copied into; this one goes on without.
+        arena.lock_pages();
         // The trainer may be gone.
         let _sent = arenas.send(arena);
         match outcome {
