@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from . import _forebay
 from ._errors import InvalidError
 from ._feed import LOCAL_BUDGET, Feed, open_engine, parse_dataset
+from ._fill import Fills
 from ._fit import Fit
 from ._fork import fork_together
 from ._group import Group, find_group
@@ -116,9 +117,9 @@ class Checkpointer:
         moments about a quarter. It costs processor time in the background, and in a restore that is
         not from memory. Each tensor is verified as ever.
     overlap
-        Parameters and optimizer state on the host are copied while the next forward and backward pass
-        run; only the optimizer's step waits until that is done. What changes them otherwise meanwhile
-        is noticed, and the save dropped with a warning, unless it goes through ``.data``.
+        Parameters and optimizer state are copied while the next forward and backward pass run; only the
+        optimizer's step waits until that is done, on a GPU without the host. What changes them otherwise
+        meanwhile is noticed, and the save dropped with a warning, unless it goes through ``.data``.
     random_state
         Saves and restores each rank's generators (Python, numpy, torch, CUDA). Ranks that did not
         exist when the checkpoint was made keep theirs.
@@ -171,8 +172,8 @@ class Checkpointer:
         self._random = RandomState() if random_state else None
         _check_restorable(self._state)
         self._plan = Plan()
-        self._planned: tuple[Forms, list[int], list[int], _forebay.StatePlan] | None = None
-        bytes_known = sum(self._look().forms.bytes)
+        self._planned: tuple[Forms, list[int], _forebay.StatePlan] | None = None
+        seen = self._look()
         self._group: Group = find_group()
         self._shares = Shares(self._group)
         self._engine = open_engine(lake, local, local_budget)
@@ -199,10 +200,12 @@ class Checkpointer:
         # A script that ends without `close` still waits for what it saved.
         self._ending = weakref.finalize(self, settle, self._native)
         self._overlap = Overlap(self._state, overlap)
+        self._fills = Fills()
+        self._fills.prepare(self._native, seen.values)
         self._is_expected = False
         self._is_told = memory is not None
         if self._group.world_size == 1:
-            self._native.expect(bytes_known)
+            self._native.expect(sum(seen.forms.bytes))
         self._saved_at = time.monotonic()
         self._saved_step: int | None = None
         #: The step whose restore failed half-way.
@@ -355,17 +358,37 @@ class Checkpointer:
         metadata = _metadata(seen.texts, metrics or {})
         ours = self._shares.ours(seen.forms)
         later = self._overlap.later(seen, ours) if overlapped else []
-        is_later = set(later)
-        now = [number for number in ours if number not in is_later]
+        is_later, is_filled = set(later), seen.forms.is_filled
+        soon = [number for number in ours if is_filled[number] and number not in is_later]
+        now = [number for number in ours if not (is_filled[number] or number in is_later)]
+        later_filled = [number for number in later if is_filled[number]]
+        later = [number for number in later if not is_filled[number]]
+        filled = soon + later_filled
+        plan = self._file(seen.forms, now + later + filled)
+        if filled:
+            self._fills.prepare(self._native, seen.values)
+            if not self._native.holds(plan):
+                # They come over one after the other, all at once, and are written from where they lie.
+                now, later, later_filled, filled = now + later + filled, [], [], []
         held, addresses = _lend(seen, now)
         addresses += [seen.addresses[number] for number in later]
-        plan = self._file(seen.forms, now, later, addresses)
-        said, copying = self._native.save(steps_taken, plan, addresses, metadata, len(later))
+        said, copying = self._native.save(
+            steps_taken, plan, addresses, metadata, len(later), len(filled)
+        )
         del held
+        filling = None
+        if filled:
+            values = seen.values
+            filling = self._fills.begin(
+                copying,
+                [values[number] for number in soon],
+                [values[number] for number in later_filled],
+            )
         self._is_expected = True
         self._tell(json.loads(said))
         names = seen.forms.names
-        self._overlap.watch(copying, {names[number]: seen.values[number] for number in later})
+        kept = {names[number]: seen.values[number] for number in later + later_filled}
+        self._overlap.watch(copying, kept, filling, is_on_host=bool(later))
         self._saved_step, self._saved_at = steps_taken, time.monotonic()
 
     def _expect(self) -> None:
@@ -376,7 +399,8 @@ class Checkpointer:
             self._native.expect(sum(forms.bytes[number] for number in self._shares.ours(forms)))
 
     def _tell(self, said: dict[str, Any]) -> None:
-        """Warns once when no memory held a copy."""
+        """Warns once when no memory held a copy, and when that could not be locked."""
+        self._fills.warn_of_refusal()
         if said["streamed"] and not self._is_told:
             self._is_told = True
             warnings.warn(
@@ -394,17 +418,12 @@ class Checkpointer:
             parts[_RANDOM] = (("random", f"rank-{_rank_of(self)}"), self._random)
         return self._plan.look(parts)
 
-    def _file(
-        self, forms: Forms, now: list[int], later: list[int], addresses: list[int]
-    ) -> _forebay.StatePlan:
-        """What the engine needs to know of the tensors; the same as long as they are."""
-        if self._planned is None or self._planned[:3] != (forms, now, later):
-            given = [
-                (*forms.described[number], address, forms.bytes[number])
-                for number, address in zip(now + later, addresses)
-            ]
-            self._planned = (forms, now, later, _forebay.StatePlan(given))
-        return self._planned[3]
+    def _file(self, forms: Forms, numbers: list[int]) -> _forebay.StatePlan:
+        """What the engine needs to know of these tensors, in their order; the same as long as they are."""
+        if self._planned is None or self._planned[:2] != (forms, numbers):
+            given = [(*forms.described[number], forms.bytes[number]) for number in numbers]
+            self._planned = (forms, numbers, _forebay.StatePlan(given))
+        return self._planned[2]
 
     def _learn(self) -> None:
         for report in self._reports(self._native.finished()):

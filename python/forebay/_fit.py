@@ -11,7 +11,8 @@ called all the same:
 - a parameter or persistent buffer of a module, or a tensor of an optimizer's state, whose
   ``load_state_dict`` is torch's own and has no hook before it, which might take a value for another
   place than that of its name; or a tensor in a dict or list;
-- in this machine's memory, contiguous, of the stored type and shape, and no subclass but ``DTensor``;
+- in this machine's memory or a GPU's, contiguous, of the stored type and shape, and no subclass but
+  ``DTensor``;
 - no other stored tensor belongs into any of that memory.
 
 All else is read into fresh memory. Nothing here writes; the first thing that does is the read.
@@ -172,7 +173,7 @@ class Fit:
                 continue
             if _kind(local) == (stored.dtype, box.shape) and _lies_as_stored(local):
                 fitting.append(path)
-            if local.device.type == "cpu" and local.numel():
+            if _is_addressed(local) and local.numel():
                 # Also what does not fit is written, by `load_state_dict`.
                 claims.append((*_extent(local), (stored.name, box.start, box.shape), path))
         shared = set(_shared(claims))
@@ -266,7 +267,12 @@ def _is_plain(local: Any) -> bool:
 def _lies_as_stored(local: Any) -> bool:
     # What was made in inference mode is not changed outside of it; `load_state_dict` says so.
     is_marked = local.is_conj() or local.is_neg() or local.is_inference()
-    return local.device.type == "cpu" and local.is_contiguous() and not is_marked
+    return _is_addressed(local) and local.is_contiguous() and not is_marked
+
+
+def _is_addressed(local: Any) -> bool:
+    """Whether a tensor's addresses are its own among those of all devices."""
+    return local.device.type in ("cpu", "cuda")
 
 
 def _extent(local: Any) -> tuple[int, int]:

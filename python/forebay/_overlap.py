@@ -2,7 +2,8 @@
 
 Parameters and the optimizers' state change in the optimizer's step and nowhere else. So a save copies
 everything else at once and leaves those to threads of the engine; the next forward and backward pass
-run meanwhile, and a hook before every optimizer's step waits for what is left.
+run meanwhile, and a hook before every optimizer's step waits for what is left. What lies on a GPU is
+brought over by that, see ``_fill``: there the hook has the device wait, and the host goes on.
 
 Whether that held is checked: torch counts the changes of each tensor in place. A state that changed
 while it was copied, in a script that writes its weights by itself, is dropped before it is a
@@ -13,6 +14,7 @@ optimizer's step: such scripts say ``overlap=False``.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import warnings
@@ -23,6 +25,7 @@ from typing import Any
 
 from . import _forebay
 from ._errors import InvalidError
+from ._fill import Filling, is_capturing
 from ._plan import Seen
 
 #: A smaller tensor is copied at once.
@@ -39,27 +42,44 @@ class Overlap:
         #: To the thread that vouches for what was copied; there when it was needed.
         self._watcher: SimpleQueue[_Watched | None] | None = None
         self._broken: str | None = None
+        #: Whether an optimizer's step was seen since the save before, and one in a graph of CUDA's.
+        self._is_stepped = False
+        self._is_captured = False
         self._hook: Any = None
         torch = sys.modules.get("torch")
         if enabled and torch is not None:
             from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-            self._hook = register_optimizer_step_pre_hook(lambda *_: self.settle())
+            self._hook = register_optimizer_step_pre_hook(lambda *_: self._before_step())
 
     def later(self, seen: Seen, ours: list[int]) -> list[int]:
         """The numbers of those of our tensors that may be copied later."""
         if self._hook is None:
             return []
         forms = seen.forms
-        large = [one for one in ours if forms.bytes[one] >= _BYTES_MIN and forms.as_it_lies[one]]
+        # What a graph replays calls no hook.
+        by_device = self._is_stepped and not self._is_captured
+        self._is_stepped = False
+        large = [
+            one
+            for one in ours
+            if (by_device if forms.is_filled[one] else forms.bytes[one] >= _BYTES_MIN and forms.as_it_lies[one])
+        ]
         lasting = _places(self._state) if large else frozenset()
         return [one for one in large if (seen.addresses[one], forms.bytes[one]) in lasting]
 
-    def watch(self, copying: _forebay.Copying, later: Mapping[str, Any]) -> None:
+    def watch(
+        self,
+        copying: _forebay.Copying,
+        later: Mapping[str, Any],
+        filling: Filling | None,
+        *,
+        is_on_host: bool,
+    ) -> None:
         """Keeps what is copied, by its names, until it is, and vouches for it."""
-        if not later:
+        if not later and filling is None:
             return
-        self._watched = _Watched(copying, later)
+        self._watched = _Watched(copying, later, filling, is_on_host)
         if self._watcher is None:
             self._watcher = SimpleQueue()
             # Whoever ends the process waits for the save, and the save for this.
@@ -67,6 +87,13 @@ class Overlap:
                 target=_judge_all, args=(self._watcher,), name="forebay-copying", daemon=True
             ).start()
         self._watcher.put(self._watched)
+
+    def _before_step(self) -> None:
+        """What an optimizer's step waits for."""
+        self._is_stepped = True
+        self._is_captured = self._is_captured or is_capturing()
+        if self._watched is None or self._is_captured or not self._watched.hold_back():
+            self.settle()
 
     def settle(self) -> None:
         """Waits until nothing is being copied."""
@@ -109,31 +136,84 @@ class Overlap:
 class _Watched:
     """A state that is being copied; whoever waits for it first judges it."""
 
-    def __init__(self, copying: _forebay.Copying, later: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        copying: _forebay.Copying,
+        later: Mapping[str, Any],
+        filling: Filling | None,
+        is_on_host: bool,
+    ) -> None:
         self._copying = copying
         self._later: Mapping[str, Any] | None = later
-        self._versions = list(map(_VERSION, later.values()))
+        self._filling = filling
+        #: Whether the engine copies any of it, which the host has to wait for.
+        self._is_on_host = is_on_host
+        self._versions: list[int] | None = list(map(_VERSION, later.values()))
         self._lock = threading.Lock()
+        self._failure: Exception | None = None
         #: A tensor that changed while it was copied.
         self.changed: str | None = None
 
-    def judge(self) -> str | None:
-        """Waits until it is copied, and says whether it is what it was; names what is not."""
-        self._copying.wait()
+    def hold_back(self) -> bool:
+        """Judges it, and has devices wait for the copy; false where the host has to, or nobody.
+
+        What they are given from now on cannot change what is copied, whatever torch counts.
+        """
+        if self._filling is None or self._is_on_host or self._later is None:
+            return False
         with self._lock:
+            self._compare()
+        self._filling.hold_back()
+        return True
+
+    def judge(self) -> str | None:
+        """Waits until it is copied, and says whether it is what it was; names what is not.
+
+        Raises what went wrong on a device.
+        """
+        try:
+            if self._filling is not None:
+                self._filling.wait()
+                self._copying.filled()
+        except Exception as error:
+            self._fail(error)
+        else:
+            self._copying.wait()
+        with self._lock:
+            if self._failure is not None:
+                raise self._failure
+            self._compare()
             later, self._later = self._later, None
             if later is not None:
-                versions = map(_VERSION, later.values())
-                same = map(int.__eq__, versions, self._versions)
-                self.changed = next((name for name, is_same in zip(later, same) if not is_same), None)
                 self._copying.settle(self.changed is None)
             return self.changed
+
+    def _fail(self, error: Exception) -> None:
+        """Drops the save."""
+        with self._lock:
+            if self._filling is not None:
+                # A device that fails here too writes no more.
+                with contextlib.suppress(Exception):
+                    self._filling.drain()
+            if self._later is not None:
+                self._failure, self._later = error, None
+                self._copying.settle(False)
+
+    def _compare(self) -> None:
+        """Notes what changed, the first time."""
+        later, before = self._later, self._versions
+        if later is not None and before is not None:
+            self._versions = None
+            same = map(int.__eq__, map(_VERSION, later.values()), before)
+            self.changed = next((name for name, is_same in zip(later, same) if not is_same), None)
 
 
 def _judge_all(waiting: SimpleQueue[_Watched | None]) -> None:
     """What the thread does that vouches for what was copied."""
     for watched in iter(waiting.get, None):
-        watched.judge()
+        # What went wrong, whoever waits is told.
+        with contextlib.suppress(Exception):
+            watched.judge()
         # Until the next one comes, nothing of this is kept.
         del watched
 

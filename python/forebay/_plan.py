@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ._fill import is_filled
 from ._tensors import Leaf, Leaves, is_distributed, native_array, placed
 from ._tree import Json, Path, check_depth, encode, encode_key, has_state, is_tensor, needs_items
 
@@ -43,6 +44,8 @@ class Forms:
         self.bytes = [leaf.bytes for leaf in leaves]
         #: Whether the values lie side by side in this process's memory as they are stored.
         self.as_it_lies = [leaf.is_as_it_lies() for leaf in leaves]
+        #: Whether a device brings the values into the engine's memory by itself.
+        self.is_filled = [is_filled(leaf.value) for leaf in leaves]
 
     @cached_property
     def said(self) -> bytes:

@@ -2,7 +2,8 @@
 
 A tree's tensors are read together, by the engine's threads, each verified: into memory that objects
 have already where :mod:`forebay._fit` says so, else into fresh memory. Only the latter is beside the
-state, of one object at a time. An error leaves memory that was read into as it happens to be; for
+state, of one object at a time. What belongs on a GPU comes there through one bucket of 256 MiB of
+page-locked memory, or as much as the largest stored tensor takes, after the other. An error leaves memory that was read into as it happens to be; for
 torch it counts as changed either way. Stored objects are never touched.
 """
 
@@ -11,12 +12,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import _forebay
+from ._fill import is_filled
 from ._fit import Fit, Place, StoredTensor, local_part
 from ._tensors import FORMS, Box, box_of, empty, is_distributed, stored_box
-from ._tree import Json, Path, decode, has_state, is_tensor
+from ._tree import Json, Path, decode, has_state, is_tensor, torch_dtype
+
+#: What is read at a time of what belongs on a device.
+BUCKET_BYTES = 256 << 20
+_ALIGNMENT_BYTES = 16
 
 #: Says where the tensor of a path belongs; none where it is left out.
 Places = Callable[[Path], "Place | None"]
@@ -57,6 +63,54 @@ class Reader:
         return StoredTensor(name, kind, tuple(whole), "$array" in tag)
 
 
+class _Staged(NamedTuple):
+    """A box of a stored tensor that belongs on a device."""
+
+    name: str
+    region: tuple[list[int], list[int]]
+    target: Any
+
+
+def is_staged(local: Any) -> bool:
+    """Whether what is read for a tensor comes to it through a bucket."""
+    return getattr(getattr(local, "device", None), "type", "cpu") != "cpu" or is_filled(local)
+
+
+def _read_staged(checkpoint: _forebay.Checkpoint, staged: list[_Staged]) -> None:
+    """Reads boxes into a bucket, as many as it holds at a time, and copies them from there."""
+    # What is tied is one memory, and read once.
+    found = {(one.name, one.target.data_ptr()): one for one in staged if one.target.nbytes}
+    # In the order in which they are stored; taken from the end.
+    left = list(found.values())[::-1]
+    if not left:
+        return
+    import torch
+
+    room = max(BUCKET_BYTES, max(_room(one) for one in left))
+    room = min(room, sum(map(_room, left)))
+    bucket = torch.empty(room, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+    while left:
+        wanted, pairs, at = [], [], 0
+        while left and at + _room(left[-1]) <= room:
+            one = left.pop()
+            memory = bucket[at : at + one.target.nbytes]
+            wanted.append((one.name, *one.region, int(memory.data_ptr()), int(memory.nbytes)))
+            pairs.append((one.target, memory.view(one.target.dtype).view(one.target.shape)))
+            at += _room(one)
+        checkpoint.read(wanted)
+        with torch.no_grad():
+            for target, source in pairs:
+                target.copy_(source, non_blocking=target.is_cuda)
+        # The bucket is filled anew only when it was copied from.
+        for device in {target.device for target, _ in pairs if target.is_cuda}:
+            torch.cuda.current_stream(device).synchronize()
+
+
+def _room(one: _Staged) -> int:
+    """What it takes of a bucket, in which all lie so that any type may be read there."""
+    return -(-int(one.target.nbytes) // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+
+
 class _Reading:
     """Tensors that are read together."""
 
@@ -67,6 +121,8 @@ class _Reading:
         self._live: list[Any] = []
         #: What is copied when everything was read: into the first, from the second.
         self._later: list[tuple[Any, Any]] = []
+        #: What belongs on a device.
+        self._staged: list[_Staged] = []
 
     def add(self, tag: Json, stored: StoredTensor, place: Place, path: Path) -> Any:
         """Notes a tensor; returns what holds its values once everything was read."""
@@ -83,19 +139,17 @@ class _Reading:
 
     def _add_fresh(self, tag: Json, stored: StoredTensor, like: Any, path: Path) -> Any:
         box = Box(stored.shape, None, stored.shape) if like is None else box_of(like, path)
-        local, address = empty(stored.dtype, box.shape, stored.is_array)
-        self._fill(tag, stored, local, address, box)
         if like is None:
+            local, address = empty(stored.dtype, box.shape, stored.is_array)
+            self._fill(tag, stored, local, address, box)
             return local
+        import torch
         from torch.distributed.tensor import DTensor
 
-        placed = local
-        if like.device != local.device:
-            # What is read comes into `local`, and only then goes there.
-            placed = local.new_empty(local.shape, device=like.device)
-            self._later.append((placed, local))
+        local = torch.empty(box.shape, dtype=torch_dtype(stored.dtype), device=like.device)
+        self._fill(tag, stored, local, int(local.data_ptr()), box)
         return DTensor.from_local(
-            placed,
+            local,
             like.device_mesh,
             like.placements,
             run_check=False,
@@ -106,12 +160,16 @@ class _Reading:
     def _fill(self, tag: Json, stored: StoredTensor, local: Any, address: int, box: Box) -> None:
         start = box.start or (0,) * len(box.whole)
         for name, part_start, part_shape in _parts(tag, stored.name, start, box.shape):
+            region = stored_box(FORMS[stored.dtype].parts, part_start, part_shape)
+            if is_staged(local):
+                target = _cut(local, start, part_start, part_shape)
+                self._staged.append(_Staged(name, region, target))
+                continue
             into = local
             if part_shape != box.shape:
                 into, address = empty(stored.dtype, part_shape, stored.is_array)
                 self._later.append((_cut(local, start, part_start, part_shape), into))
             if into.nbytes:
-                region = stored_box(FORMS[stored.dtype].parts, part_start, part_shape)
                 # What is tied is one memory, and read once.
                 self._wanted[f"{name} {address}"] = (name, *region, address, int(into.nbytes))
 
@@ -119,6 +177,7 @@ class _Reading:
         """Reads what was noted."""
         try:
             checkpoint.read(list(self._wanted.values()))
+            _read_staged(checkpoint, self._staged)
             if self._later:
                 import torch
 

@@ -22,6 +22,7 @@ from . import _forebay
 from ._checkpointer import settle
 from ._errors import Error
 from ._feed import open_engine
+from ._fill import Fills, is_filled
 from ._group import Group
 from ._stored import VERSION
 from ._tensors import Leaf, lend
@@ -53,6 +54,7 @@ class Saves:
             dataset=None,
         )
         self._ending = weakref.finalize(self, settle, self._native)
+        self._fills = Fills()
         self._lock = threading.Lock()
         #: Steps that were captured and nothing is known of; those known to be committed, and to
         #: have failed, until whoever waits learns of it.
@@ -69,16 +71,25 @@ class Saves:
 
     def capture(self, step: int, leaves: Iterable[Leaf], metadata: dict[str, Any]) -> None:
         """Takes the state after so many steps; it may change when this returns."""
-        held, given = lend(leaves)
+        # What a device brings over by itself comes behind all else.
+        ordered = sorted(leaves, key=lambda leaf: is_filled(leaf.value))
+        filled = [leaf.value for leaf in ordered if is_filled(leaf.value)]
         with self._lock:
             try:
-                plan, addresses = _forebay.StatePlan(given), [one[4] for one in given]
+                plan = _forebay.StatePlan([leaf.given() for leaf in ordered])
+                self._fills.prepare(self._native, filled)
+                if filled and not self._native.holds(plan):
+                    filled = []
+                held, addresses = lend(ordered[: len(ordered) - len(filled)])
                 said = json.dumps({"version": VERSION, **metadata})
-                self._native.save(step, plan, addresses, said)
+                _, copying = self._native.save(step, plan, addresses, said, filled=len(filled))
+                if filled:
+                    self._fills.fill(copying, filled)
             except Error as error:
                 # It may be that of a save before, which is told once.
                 self._lose(error)
                 raise
+            self._fills.warn_of_refusal()
             self._awaited.add(step)
             self._committed.discard(step)
             self._lost.pop(step, None)

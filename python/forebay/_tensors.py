@@ -65,8 +65,8 @@ class Box(NamedTuple):
     shape: tuple[int, ...]
 
 
-#: A tensor as the engine takes it: name, type, shape, whole and start where it is a part, address, bytes.
-Given = tuple[str, str, list[int], tuple[list[int], list[int]] | None, int, int]
+#: A tensor as the engine plans for it: name, type, shape, whole and start where it is a part, bytes.
+Given = tuple[str, str, list[int], tuple[list[int], list[int]] | None, int]
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,10 @@ class Leaf:
         # What is yet to be conjugated or negated does not lie there as it is.
         return not (value.is_conj() or value.is_neg())
 
+    def given(self) -> Given:
+        """What the engine is told of it."""
+        return (*self.described(), self.bytes)
+
     def described(self) -> tuple[str, str, list[int], tuple[list[int], list[int]] | None]:
         """Name, stored type, stored shape, and whole and start where it is a part."""
         more = [self.form.parts] if self.form.parts > 1 else []
@@ -116,18 +120,13 @@ def stored(value: Any) -> tuple[Any, int]:
     return value, int(value.data_ptr())
 
 
-def lend(leaves: Iterable[Leaf]) -> tuple[list[Any], list[Given]]:
-    """Memory that holds the values of tensors, and what the engine is told of them.
+def lend(leaves: Iterable[Leaf]) -> tuple[list[Any], list[int]]:
+    """Memory that holds the values of tensors, and where they begin in it.
 
     The second is of use for as long as the first is kept.
     """
-    held: list[Any] = []
-    given: list[Given] = []
-    for leaf in leaves:
-        memory, address = stored(leaf.value)
-        held.append(memory)
-        given.append((*leaf.described(), address, leaf.bytes))
-    return held, given
+    found = [stored(leaf.value) for leaf in leaves]
+    return [memory for memory, _ in found], [address for _, address in found]
 
 
 class Leaves:

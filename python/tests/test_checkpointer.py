@@ -463,7 +463,9 @@ def go(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """No copy is done before this is set."""
     go, watch = threading.Event(), Overlap.watch
     monkeypatch.setattr(
-        Overlap, "watch", lambda self, copying, later: watch(self, Slow(copying, go), later)
+        Overlap,
+        "watch",
+        lambda self, copying, *args, **more: watch(self, Slow(copying, go), *args, **more),
     )
     return go
 

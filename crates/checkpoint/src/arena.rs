@@ -8,18 +8,19 @@
 //! outlives this process until it is on the disk; and from then until the next capture it is what a
 //! restore reads first, see [`crate::image`]. Where there is not, as in a container that was given
 //! 64 MiB, it is memory of this process. Where there is no memory at all, the caller does without.
+//! Its pages may be locked for a device, see [`crate::PageLocks`].
 //!
 //! # After a crash
 //! A whole capture under its name, or one that is staged too: [`crate::recover`] takes both over.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use forebay_format::v1::{capture::Label, tensors::TensorPlan};
 use forebay_local::{MemoryEnd, NodeMemory};
 use forebay_runtime::available_memory_bytes;
 use forebay_types::Key;
 
-use crate::{Error, pieces, site::Site};
+use crate::{Error, PageLocks, pieces, site::Site};
 
 /// What one thread copies before it takes the next piece.
 const PIECE_BYTES: usize = pieces::PIECE_BYTES as usize;
@@ -34,6 +35,18 @@ const RECORD_BYTES: usize = 64 << 10;
 pub(crate) struct Arena {
     memory: Memory,
     image_bytes: usize,
+    locks: Option<Arc<dyn PageLocks>>,
+    lock: Lock,
+}
+
+/// What became of the pages of the memory that is there.
+#[derive(Clone, Copy, Default)]
+enum Lock {
+    #[default]
+    Untried,
+    Refused,
+    /// From this address on.
+    Locked(usize),
 }
 
 #[derive(Default)]
@@ -86,7 +99,40 @@ impl ArenaEnd<'_> {
 impl Arena {
     /// Memory that was taken over from a dead process, with an image of so many bytes.
     pub(crate) const fn holding(memory: NodeMemory, image_bytes: usize) -> Self {
-        Self { memory: Memory::Node(memory), image_bytes }
+        Self { memory: Memory::Node(memory), image_bytes, locks: None, lock: Lock::Untried }
+    }
+
+    /// Says who locks its pages.
+    pub(crate) fn set_locks(&mut self, locks: Arc<dyn PageLocks>) {
+        self.locks = Some(locks);
+    }
+
+    /// Locks the pages that are there, once, if somebody is to.
+    pub(crate) fn lock_pages(&mut self) {
+        let (address, bytes) = (self.bytes().as_ptr().expose_provenance(), self.bytes().len());
+        if let (Some(locks), Lock::Untried, 1..) = (&self.locks, self.lock, bytes) {
+            let is_locked = locks.lock(address, bytes);
+            self.lock = if is_locked { Lock::Locked(address) } else { Lock::Refused };
+        }
+    }
+
+    /// Unlocks its pages, before they move or go; says whether they are.
+    fn unlock_pages(&mut self) -> bool {
+        if let (Some(locks), Lock::Locked(address)) = (&self.locks, self.lock)
+            && !locks.unlock(address)
+        {
+            return false;
+        }
+        self.lock = Lock::Untried;
+        true
+    }
+
+    /// Unlocks its pages; what cannot be unlocked is left mapped, and is the arena's no more.
+    fn release_pages(&mut self) {
+        if !self.unlock_pages() {
+            std::mem::forget(std::mem::take(&mut self.memory));
+            (self.image_bytes, self.lock) = (0, Lock::Untried);
+        }
     }
 
     /// Makes sure that a state of `bytes` fits, and that the pages are there.
@@ -97,6 +143,7 @@ impl Arena {
         if bytes <= self.bytes().len() {
             return Ok(());
         }
+        self.release_pages();
         let most = site.settings.arena_bytes_max.unwrap_or(u64::MAX);
         if bytes as u64 > most {
             (self.memory, self.image_bytes) = (Memory::None, 0);
@@ -166,6 +213,11 @@ impl Arena {
             Memory::Node(memory) => memory,
             Memory::Own(memory) => memory,
         }
+    }
+
+    /// Where its image begins. Whoever writes there does so while nobody else touches those places.
+    pub(crate) fn address(&mut self) -> *mut u8 {
+        self.bytes_mut().as_mut_ptr()
     }
 
     /// Begins the file's image: its room, and the header of `plan`. Nobody finds what it held.
@@ -253,6 +305,12 @@ impl Arena {
     pub(crate) fn unkeep(&mut self) -> Result<(), Error> {
         let Memory::Node(memory) = &mut self.memory else { return Ok(()) };
         Ok(memory.unkeep()?)
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        self.release_pages();
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Every tensor is copied to its place in the file's image, which a [`StatePlan`] says. Digests are left
 //! to the background, and so are copying what cannot change before the optimizer's next step, and
-//! reading what is said beside the tensors.
+//! reading what is said beside the tensors. Tensors that the caller fills are waited for there too.
 //!
 //! A capture that is whole is kept in the node's memory under a name until it is on the node's disk, and
 //! stays to be restored from until the next one.
@@ -27,9 +27,9 @@ use forebay_runtime::crash_point;
 use forebay_types::{Key, Name, Nonce};
 
 use crate::{
-    Error, StatePlan,
+    Deferred, Error, StatePlan,
     arena::{Arena, ArenaEnd, PieceCopy},
-    copying::{self, Copier, Copying, Verdict},
+    copying::{self, Copier, Copying, Place, Verdict},
     site::Site,
 };
 
@@ -42,9 +42,9 @@ pub(crate) struct Captured<'a> {
     pub tensors: Arc<Tensors>,
     /// The metadata of `facts`, when nobody has read it yet.
     metadata: Option<String>,
-    pub values: Values<'a>,
-    /// What the background copies first.
+    /// What the background copies first. Dropped before the values, whose places others may be filling.
     pub later: Option<Later>,
+    pub values: Values<'a>,
     pub timing: Timing,
 }
 
@@ -115,7 +115,9 @@ impl Captured<'_> {
     pub(crate) fn complete(&mut self, site: &Site) -> Result<Verdict, Error> {
         let Values::Copied(arena) = &mut self.values else { return Ok(Verdict::Intact) };
         let later = self.later.take();
-        if let Some(Later { tensors, .. }) = &later {
+        if let Some(Later { tensors, copier }) = &later
+            && copier.await_filled()
+        {
             arena.copy(&borrowed(tensors), site);
         }
         let copier = later.map(|later| later.copier);
@@ -174,19 +176,28 @@ impl Captured<'_> {
 }
 
 impl Captured<'static> {
-    /// Leaves to the background to copy what was given behind the first `now` tensors, if there is any.
+    /// Leaves to the background what was deferred behind the first `now` tensors, if there is any.
     pub(crate) fn copy_later(
         &mut self,
         plan: &StatePlan,
-        later: Vec<Cow<'static, [u8]>>,
+        deferred: Deferred,
         now: usize,
     ) -> Option<Copying> {
-        if later.is_empty() {
+        let Deferred { later, filled } = deferred;
+        if later.is_empty() && filled == 0 {
             return None;
         }
+        let first_filled = now + later.len();
         let placed = |(index, bytes)| (plan.offset(now + index), bytes);
         let tensors = later.into_iter().enumerate().map(placed).collect();
-        let (copying, copier) = copying::copying();
+        let Values::Copied(arena) = &mut self.values else { return None };
+        let image = arena.address();
+        let place = |index| Place {
+            memory: image.wrapping_add(plan.offset(index) as usize),
+            bytes: plan.bytes(index) as usize,
+        };
+        let places = (first_filled..first_filled + filled).map(place).collect();
+        let (copying, copier) = copying::copying(places);
         self.later = Some(Later { tensors, copier });
         Some(copying)
     }

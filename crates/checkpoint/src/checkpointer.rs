@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     collections::BTreeMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -17,8 +17,8 @@ use forebay_transfer::Transfer;
 use forebay_types::{Digest, DigestWriter, ErrorKind, Name, Nonce, Position, Rank};
 
 use crate::{
-    CheckpointSettings, CommittedCheckpoint, Error, Part, Recovered, Restored, SaveReport,
-    StatePlan, StateTensor, Which,
+    CheckpointSettings, CommittedCheckpoint, Error, PageLocks, Part, Recovered, Restored,
+    SaveReport, StatePlan, StateTensor, Which,
     base::Base,
     capture::{Metadata, Timing, copied, lent},
     committed::Tiers,
@@ -43,6 +43,16 @@ pub struct Capture {
     pub waited_seconds: f64,
     /// No memory held a copy of the state: it was written to this node while the call lasted.
     pub streamed: bool,
+}
+
+/// What of a state is not copied before a save returns; the tensors of a plan in this order, behind
+/// those that are.
+#[derive(Debug, Default)]
+pub struct Deferred {
+    /// What begins to be copied, and must not change before that is done.
+    pub later: Vec<Cow<'static, [u8]>>,
+    /// So many tensors that the caller brings over itself, see [`Copying::places`].
+    pub filled: usize,
 }
 
 /// A save as the trainer asked for it.
@@ -199,28 +209,30 @@ impl Checkpointer {
         let values: Vec<&[u8]> = tensors.iter().map(|tensor| &*tensor.bytes).collect();
         let metadata = Metadata::Read(metadata.clone());
         let plan = StatePlan::new(tensors);
-        let saved = plan.and_then(|plan| self.begin(&asked, &plan, &values, Vec::new(), metadata));
+        let saved =
+            plan.and_then(|plan| self.begin(&asked, &plan, &values, Deferred::default(), metadata));
         self.told(&asked, saved).map(|(capture, _)| capture)
     }
 
-    /// Captures the state of `plan`: the values of its first tensors are those of `now`; those of `later`,
-    /// which come behind, begin to be copied and must not change before that is done. The save goes on
-    /// when [`Copying::confirm`] says that they did not. Where nothing is left to copy, there is no
-    /// [`Copying`]. `metadata` is JSON, which the background reads.
+    /// Captures the state of `plan`: the values of its first tensors are those of `now`; what is
+    /// `deferred` comes behind. The save goes on when [`Copying::confirm`] says that nothing changed while
+    /// that was copied. Where nothing is left to copy, there is no [`Copying`]. `metadata` is JSON, which
+    /// the background reads.
     ///
     /// # Errors
     /// As [`Checkpointer::save`]. A state that changed is told of as [`Error::Changed`] by a later call.
+    /// Where no memory holds a copy there is no place to fill, which [`Checkpointer::holds`] tells before.
     pub fn save_overlapped(
         &mut self,
         step: u64,
         position: Position,
         plan: &StatePlan,
         now: &[&[u8]],
-        later: Vec<Cow<'static, [u8]>>,
+        deferred: Deferred,
         metadata: String,
     ) -> Result<(Capture, Option<Copying>), Error> {
         let asked = self.asked_for(step, position);
-        let saved = self.begin(&asked, plan, now, later, Metadata::Text(metadata));
+        let saved = self.begin(&asked, plan, now, deferred, Metadata::Text(metadata));
         self.told(&asked, saved)
     }
 
@@ -229,6 +241,33 @@ impl Checkpointer {
         saved.inspect_err(|error| {
             failure::tell_error(&self.site, asked.step, asked.attempt, "captured", error);
         })
+    }
+
+    /// Whether memory holds a copy of the state of `plan`. Waits for the save before to be staged, and
+    /// has that memory ready. What went wrong with that one, the save tells.
+    ///
+    /// # Errors
+    /// When the background has stopped.
+    pub fn holds(&mut self, plan: &StatePlan) -> Result<bool, Error> {
+        let mut arena = self.pipeline.arena()?;
+        if self.pipeline.has_failed() {
+            // It may be all that there is of the save before.
+            self.pipeline.put_back(arena);
+            return Ok(true);
+        }
+        let begun = arena.begin(plan.file(), &self.site);
+        self.pipeline.put_back(arena);
+        match begun {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::Full => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// From now on the pages of the memory that captures lie in are locked, in the background: what
+    /// [`Checkpointer::expect`] makes ready, and what a save has left there.
+    pub fn lock_pages(&mut self, locks: Arc<dyn PageLocks>) {
+        self.pipeline.lock_pages(locks);
     }
 
     /// A save begins; it counts as an attempt whatever becomes of it, as it does on the other ranks.
@@ -242,18 +281,23 @@ impl Checkpointer {
         asked: &Asked,
         plan: &StatePlan,
         now: &[&[u8]],
-        later: Vec<Cow<'static, [u8]>>,
+        deferred: Deferred,
         metadata: Metadata,
     ) -> Result<(Capture, Option<Copying>), Error> {
         let &Asked { step, position, attempt, ref pause } = asked;
         self.pipeline.check()?;
         self.claim()?;
         let launch = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner).0;
-        plan.check(now, &later)?;
+        plan.check(now, &deferred)?;
         let bytes = plan.file_bytes();
         let ready = pause.seconds();
         let mut arena = self.pipeline.arena()?;
         let waited_seconds = pause.seconds() - ready;
+        if let Err(error) = self.pipeline.check() {
+            // It may hold all that there is of the save that went wrong meanwhile.
+            self.pipeline.put_back(arena);
+            return Err(error);
+        }
         let facts = CaptureFacts {
             run: self.site.run.clone(),
             step,
@@ -270,8 +314,11 @@ impl Checkpointer {
         };
         let streamed = match arena.begin(plan.file(), &self.site) {
             Ok(()) => false,
-            Err(error) if error.kind() == ErrorKind::Full => true,
-            Err(error) => return Err(error),
+            Err(error) if error.kind() == ErrorKind::Full && deferred.filled == 0 => true,
+            Err(error) => {
+                self.pipeline.put_back(arena);
+                return Err(error);
+            }
         };
         let timing = || Timing {
             captured_at: self.site.runtime.elapsed(),
@@ -282,11 +329,11 @@ impl Checkpointer {
         let mut copying = None;
         if streamed {
             let all: Vec<&[u8]> =
-                now.iter().copied().chain(later.iter().map(|one| &**one)).collect();
+                now.iter().copied().chain(deferred.later.iter().map(|one| &**one)).collect();
             self.pipeline.stage_now(arena, lent(plan, &all, facts, metadata)?, timing)?;
         } else {
             let mut captured = copied(&self.site, plan, arena, now, facts, metadata);
-            copying = captured.copy_later(plan, later, now.len());
+            copying = captured.copy_later(plan, deferred, now.len());
             captured.timing = timing();
             self.pipeline.submit(captured)?;
         }

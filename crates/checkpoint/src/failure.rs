@@ -41,12 +41,17 @@ fn write(site: &Site, failure: &FailureRecord) -> Result<(), Error> {
     Ok(())
 }
 
-/// Tells it of a part that could not be `captured`, `staged` or `published`. Work that was stopped from
-/// outside is taken up again by the next start.
+/// Tells it of a part that could not be `captured`, `staged` or `published`.
 pub(crate) fn tell_error(site: &Site, step: u64, attempt: Nonce, act: &'static str, error: &Error) {
-    if error.kind() != ErrorKind::Interrupted {
-        tell(site, step, attempt, format!("it could not be {act}: {}", cause(error)));
+    if let Some(reason) = reason_of(act, error) {
+        tell(site, step, attempt, reason);
     }
+}
+
+/// What is told of an error. Work that was stopped from outside is taken up again by the next start.
+pub(crate) fn reason_of(act: &'static str, error: &Error) -> Option<String> {
+    let is_final = error.kind() != ErrorKind::Interrupted;
+    is_final.then(|| format!("it could not be {act}: {}", cause(error)))
 }
 
 fn cause(error: &Error) -> &'static str {

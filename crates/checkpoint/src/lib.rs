@@ -27,7 +27,7 @@
 //! # After a crash
 //! | killed during | left behind | the next [`Checkpointer::open`] |
 //! |---|---|---|
-//! | capture | nothing; when it is copied beside the training, maybe an unsealed file | removes it |
+//! | capture, or while the caller fills tensors | nothing; when it is copied beside the training, maybe an unsealed file | removes it |
 //! | after the capture, staging | the capture in the node's memory, maybe an unsealed file | stages, drains and commits the one, removes the other |
 //! | after sealing, draining, before the commit | a sealed save on the node | drains and commits it |
 //! | after the commit | the same, committed | keeps it to restore from, then releases it |
@@ -60,6 +60,7 @@ mod inspect;
 mod keep;
 mod layout;
 mod overlap;
+mod page_locks;
 mod pieces;
 mod pipeline;
 mod plan;
@@ -81,7 +82,7 @@ mod weights;
 mod writer;
 
 pub use ask::ask;
-pub use checkpointer::{Capture, Checkpointer};
+pub use checkpointer::{Capture, Checkpointer, Deferred};
 pub use committed::{CommittedCheckpoint, Region, StoredTensor};
 pub use copying::Copying;
 pub use difference::{Change, Difference, TensorDifference, diff};
@@ -89,12 +90,13 @@ pub use error::Error;
 pub use export::{Exported, export};
 pub use forebay_format::v1::{
     checkpoint::{CheckpointReference, TensorPart},
-    tensors::Dtype,
+    tensors::{Dtype, TensorSpec},
 };
 pub use fork::{Forked, fork, forked_from};
 pub use import::{Imported, Meaning, import};
 pub use inspect::{CheckpointSummary, Shown, Verified, list, show, verify};
 pub use keep::{Goal, KeepBest, KeepPolicy, Kept};
+pub use page_locks::PageLocks;
 pub use pipeline::{STAGED_MAX, SaveReport};
 pub use plan::StatePlan;
 pub use recover::{Recovered, Recovery};

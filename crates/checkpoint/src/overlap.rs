@@ -55,6 +55,11 @@ pub(crate) fn stage_overlapped(
         Err(error) => return (captured.complete(site), Some(Err(error))),
     };
     let Some(later) = captured.later.take() else { return (captured.complete(site), None) };
+    // What the caller fills is nobody else's before that, and neither is a piece that it lies in.
+    if !later.copier.await_filled() {
+        captured.later = Some(later);
+        return (captured.complete(site), None);
+    }
     let Some((copies, unsettled)) = captured.open(&later.tensors, Some(later.copier)) else {
         return (Ok(Verdict::Intact), None);
     };
@@ -168,7 +173,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        Copying, StatePlan, StateTensor,
+        Copying, Deferred, StatePlan, StateTensor,
         arena::Arena,
         base::Base,
         capture::{Later, Metadata, copied},
@@ -225,7 +230,8 @@ mod tests {
         let said = Metadata::Text("{\"loss\": 0.5}".into());
         let mut captured = copied(site, &plan, arena, &values, facts, said);
         let later = later.iter().map(|tensor| tensor.bytes.clone()).collect();
-        let copying = captured.copy_later(&plan, later, now.len());
+        let deferred = Deferred { later, filled: 0 };
+        let copying = captured.copy_later(&plan, deferred, now.len());
         (captured, copying)
     }
 

@@ -31,11 +31,11 @@ use std::{
 use forebay_format::v1::checkpoint::RankRecord;
 use forebay_runtime::Task;
 use forebay_transfer::{Follow, StagedBytes};
-use forebay_types::{ErrorKind, Rank};
+use forebay_types::{ErrorKind, Nonce, Rank};
 use serde::Serialize;
 
 use crate::{
-    Error,
+    Error, PageLocks,
     arena::Arena,
     base::Base,
     capture::{Captured, Timing},
@@ -123,6 +123,7 @@ pub(crate) struct Pipeline {
     arenas: Receiver<Arena>,
     /// The arena, when it came back and no save has taken it yet.
     idle: Option<Arena>,
+    locks: Option<Arc<dyn PageLocks>>,
     tasks: Vec<Task<()>>,
 }
 
@@ -136,7 +137,8 @@ impl Pipeline {
         arena_back.send(arena).expect("the receiver is held here");
         let stager = {
             let (site, board, orders) = (site.clone(), board.clone(), orders.clone());
-            move || stage_all(&site, &board, &to_stage, &orders, &arena_back)
+            let stager = Stager { site, board, orders, arenas: arena_back };
+            move || stager.run(&to_stage)
         };
         let drainer = {
             let (site, board) = (site.clone(), board.clone());
@@ -147,15 +149,29 @@ impl Pipeline {
             site.runtime.spawn("checkpoint-drainer", drainer),
         ];
         let (jobs, orders) = (Some(jobs), Some(orders));
-        Self { site: site.clone(), board, jobs, orders, arenas, idle: None, tasks }
+        Self { site: site.clone(), board, jobs, orders, arenas, idle: None, locks: None, tasks }
     }
 
     /// The arena, once the save before is staged.
     pub(crate) fn arena(&mut self) -> Result<Arena, Error> {
-        match self.idle.take() {
-            Some(arena) => Ok(arena),
-            None => self.arenas.recv().map_err(|_| self.dead()),
+        let mut arena = match self.idle.take() {
+            Some(arena) => arena,
+            None => self.arenas.recv().map_err(|_| self.dead())?,
+        };
+        if let Some(locks) = &self.locks {
+            arena.set_locks(locks.clone());
         }
+        Ok(arena)
+    }
+
+    /// Gives back an arena that nothing was captured into.
+    pub(crate) fn put_back(&mut self, arena: Arena) {
+        self.idle = Some(arena);
+    }
+
+    /// Has the pages of the arena locked, when it is next in the background.
+    pub(crate) fn lock_pages(&mut self, locks: Arc<dyn PageLocks>) {
+        self.locks = Some(locks);
     }
 
     /// Waits for the arena, at most so long; says whether it is there.
@@ -203,7 +219,7 @@ impl Pipeline {
         captured: Captured<'_>,
         timing: impl FnOnce() -> Timing,
     ) -> Result<(), Error> {
-        self.idle = Some(arena);
+        self.put_back(arena);
         let (mut sealed, follow) = stage_next(&self.site, &self.board, &captured, None)?;
         sealed.timing = timing();
         self.board.update(|state| {
@@ -213,6 +229,11 @@ impl Pipeline {
         let order = Order::Drain(Box::new(sealed), follow);
         let sent = self.orders.as_ref().is_some_and(|orders| orders.send(order).is_ok());
         if sent { Ok(()) } else { Err(self.dead()) }
+    }
+
+    /// Whether there is an error that nobody was told of.
+    pub(crate) fn has_failed(&self) -> bool {
+        !self.board.lock().errors.is_empty()
     }
 
     /// The oldest error that nobody was told of.
@@ -350,25 +371,50 @@ impl Drop for DrainEnds<'_> {
     }
 }
 
-fn stage_all(
-    site: &Site,
-    board: &Board,
-    jobs: &Receiver<Job>,
-    orders: &SyncSender<Order>,
-    arenas: &Sender<Arena>,
-) {
-    for job in jobs {
-        let mut captured = match job {
-            Job::Stage(captured) => captured,
-            Job::Ready(mut arena, bytes) => {
-                // What it holds ends where it ends. The save that finds it wanting tells what is to be told.
-                if !arena.is_named() {
-                    let _ready = arena.reserve(bytes, site);
+/// The thread that stages.
+struct Stager {
+    site: Site,
+    board: Arc<Board>,
+    orders: SyncSender<Order>,
+    arenas: Sender<Arena>,
+}
+
+/// Why a save is not staged.
+enum Lost {
+    /// Its state changed while it was copied, which the trainer may know.
+    Changed {
+        is_known: bool,
+    },
+    Failed(Error),
+}
+
+impl Stager {
+    fn run(&self, jobs: &Receiver<Job>) {
+        for job in jobs {
+            let is_drained = match job {
+                Job::Stage(captured) => self.stage(*captured),
+                Job::Ready(mut arena, bytes) => {
+                    // What it holds ends where it ends. The save that finds it wanting tells what is to be
+                    // told.
+                    if !arena.is_named() {
+                        let _ready = arena.reserve(bytes, &self.site);
+                    }
+                    self.give_back(arena);
+                    true
                 }
-                let _sent = arenas.send(arena);
-                continue;
+            };
+            if !is_drained {
+                // The drain panicked, which the trainer's next call tells.
+                return;
             }
-        };
+        }
+    }
+
+    /// Completes a save and stages it; false when nobody drains any more.
+    fn stage(&self, mut captured: Captured<'static>) -> bool {
+        let Self { site, board, .. } = self;
+        let (step, attempt) = (captured.facts.step, captured.facts.attempt);
+        let captured_at = captured.timing.captured_at;
         let (completed, begun) = match board.may_overlap(site, &captured) {
             None => (captured.complete(site), None),
             Some(generation) => {
@@ -377,53 +423,56 @@ fn stage_all(
                 (completed, staged.map(|staged| (generation, staged)))
             }
         };
-        if !matches!(completed, Ok(Verdict::Intact)) {
-            let (run, step) = (site.run.clone(), captured.facts.step);
-            let attempt = captured.facts.attempt;
-            let _sent = arenas.send(captured.into_arena());
-            let told = match completed {
-                Ok(verdict) => {
-                    failure::tell(site, step, attempt, CHANGED.into());
-                    (verdict == Verdict::Silent).then_some(Error::Changed { run, step })
-                }
-                Err(source) => {
-                    failure::tell_error(site, step, attempt, "staged", &source);
-                    Some(background(site, step, "staged", source))
-                }
-            };
-            board.update(|state| {
-                state.errors.extend(told);
-                state.under_way -= 1;
-            });
-            continue;
-        }
-        let outcome = stage_next(site, board, &captured, begun);
-        let (step, attempt) = (captured.facts.step, captured.facts.attempt);
-        let captured_at = captured.timing.captured_at;
+        let outcome = match completed {
+            Ok(Verdict::Intact) => stage_next(site, board, &captured, begun).map_err(Lost::Failed),
+            Ok(verdict) => Err(Lost::Changed { is_known: verdict == Verdict::Rejected }),
+            Err(error) => Err(Lost::Failed(error)),
+        };
         let mut arena = captured.into_arena();
-        if outcome.is_ok() {
-            // Found on the disk too, it is staged once. What cannot be said costs a restore a read of it.
-            let _on_disk = arena.mark_staged();
-        }
-        // The trainer may be gone.
-        let _sent = arenas.send(arena);
         match outcome {
             Ok((mut sealed, follow)) => {
+                // Found on the disk too, it is staged once. What cannot be said costs a restore a read of
+                // it.
+                let _on_disk = arena.mark_staged();
+                self.give_back(arena);
                 sealed.timing.stage_seconds = seconds_since(site, captured_at);
                 board.update(|state| state.draining += 1);
-                if orders.send(Order::Drain(Box::new(sealed), follow)).is_err() {
-                    // The drain panicked, which the trainer's next call tells.
-                    return;
-                }
+                self.orders.send(Order::Drain(Box::new(sealed), follow)).is_ok()
             }
-            Err(source) => {
-                failure::tell_error(site, step, attempt, "staged", &source);
-                board.update(|state| {
-                    state.errors.push_back(background(site, step, "staged", source));
-                    state.under_way -= 1;
-                });
+            Err(lost) => {
+                self.give_up(arena, step, attempt, lost);
+                true
             }
         }
+    }
+
+    /// Tells the trainer and the other ranks of a save that is not staged.
+    fn give_up(&self, arena: Arena, step: u64, attempt: Nonce, lost: Lost) {
+        let Self { site, board, .. } = self;
+        let reason = match &lost {
+            Lost::Changed { .. } => Some(CHANGED.to_owned()),
+            Lost::Failed(error) => failure::reason_of("staged", error),
+        };
+        let told = match lost {
+            Lost::Changed { is_known } => {
+                (!is_known).then(|| Error::Changed { run: site.run.clone(), step })
+            }
+            Lost::Failed(source) => Some(background(site, step, "staged", source)),
+        };
+        // Before the arena is to be had: it may be all that there is of this save, and whoever takes it
+        // sees first that something went wrong.
+        board.update(|state| state.errors.extend(told));
+        self.give_back(arena);
+        if let Some(reason) = reason {
+            failure::tell(site, step, attempt, reason);
+        }
+        board.update(|state| state.under_way -= 1);
+    }
+
+    /// The next capture is copied into it. The trainer may be gone.
+    fn give_back(&self, mut arena: Arena) {
+        arena.lock_pages();
+        let _sent = self.arenas.send(arena);
     }
 }
 

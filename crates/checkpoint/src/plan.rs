@@ -2,14 +2,14 @@
 //! shapes. It is made once and saved by many times, so that what a save takes of the trainer's time
 //! for each tensor is its address.
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
 use forebay_format::v1::{
     checkpoint::TensorPart,
-    tensors::{self, TensorPlace, TensorPlan},
+    tensors::{self, TensorPlace, TensorPlan, TensorSpec},
 };
 
-use crate::{Error, StateTensor};
+use crate::{Deferred, Error, StateTensor};
 
 /// The tensors of a state, without their values, and where each lies in the file.
 #[derive(Clone, Debug)]
@@ -33,7 +33,22 @@ impl StatePlan {
     /// # Errors
     /// When two have one name, or one is not what its shape says.
     pub fn new(state: &[StateTensor<'_>]) -> Result<Self, Error> {
-        let specs = state.iter().map(StateTensor::spec).collect::<Result<Vec<_>, _>>()?;
+        let specs = state.iter().map(|tensor| Ok((tensor.spec()?, tensor.part.clone())));
+        Self::of(specs.collect::<Result<_, Error>>()?)
+    }
+
+    /// The plan of a state of such tensors, each with what it is a part of.
+    ///
+    /// # Errors
+    /// As [`StatePlan::new`].
+    pub fn of(state: Vec<(TensorSpec, Option<TensorPart>)>) -> Result<Self, Error> {
+        let (specs, mut parts): (Vec<_>, Vec<_>) = state.into_iter().unzip();
+        for (spec, part) in specs.iter().zip(&parts) {
+            if let Some(part) = part.as_ref().filter(|part| !part.holds(&spec.shape)) {
+                let (tensor, shape) = (spec.name.clone(), spec.shape.clone());
+                return Err(Error::Part { tensor, shape, part: part.clone() });
+            }
+        }
         let mut file = tensors::plan(&specs)?;
         let places = std::mem::take(&mut file.places);
         let given: Vec<usize> = places.iter().map(|(index, _)| *index).collect();
@@ -41,7 +56,7 @@ impl StatePlan {
         for (number, index) in given.iter().enumerate() {
             placed[*index] = number;
         }
-        let part = |(index, place): (usize, TensorPlace)| (place, state[index].part.clone());
+        let part = |(index, place): (usize, TensorPlace)| (place, parts[index].take());
         let tensors = places.into_iter().map(part).collect();
         Ok(Self(Arc::new(Planned { file, tensors, given, placed })))
     }
@@ -67,17 +82,25 @@ impl StatePlan {
         self.0.tensors[self.0.placed[index]].0.offset
     }
 
+    /// The bytes of the tensor that was given as number `index`.
+    pub(crate) fn bytes(&self, index: usize) -> u64 {
+        self.0.tensors[self.0.placed[index]].0.bytes
+    }
+
     /// `values`, in the order in which they were given, in that of the file.
     pub(crate) fn in_order<'a>(&self, values: &[&'a [u8]]) -> Vec<&'a [u8]> {
         self.0.given.iter().map(|&index| values[index]).collect()
     }
 
-    /// Whether these are the values of the state's tensors, in the order in which those were given.
+    /// Whether these are the values of the state's tensors, in the order in which those were given; what
+    /// is filled by the caller has none yet.
     ///
     /// # Errors
     /// What does not fit.
-    pub(crate) fn check(&self, now: &[&[u8]], later: &[Cow<'static, [u8]>]) -> Result<(), Error> {
-        let (expected, found) = (self.0.placed.len(), now.len() + later.len());
+    pub(crate) fn check(&self, now: &[&[u8]], deferred: &Deferred) -> Result<(), Error> {
+        let later = &deferred.later;
+        let expected = self.0.placed.len();
+        let found = (now.len() + later.len()).saturating_add(deferred.filled);
         if expected != found {
             return Err(Error::Tensors { found, expected });
         }

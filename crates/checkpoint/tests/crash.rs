@@ -13,7 +13,7 @@ use std::{
 };
 
 use forebay_checkpoint::{
-    CheckpointSettings, Checkpointer, Part, StatePlan, Tier, Which, list, restore, verify,
+    CheckpointSettings, Checkpointer, Deferred, Part, StatePlan, Tier, Which, list, restore, verify,
 };
 use forebay_lake::Lake;
 use forebay_local::LocalTier;
@@ -79,8 +79,9 @@ fn save_overlapped(checkpointer: &mut Checkpointer, step: u64, is_silent: bool) 
     let plan = StatePlan::new(&state).unwrap();
     let mut later: Vec<_> = state.into_iter().map(|tensor| tensor.bytes).collect();
     let now = later.remove(0);
+    let (position, deferred) = (Position { step }, Deferred { later, filled: 0 });
     let saved =
-        checkpointer.save_overlapped(step, Position { step }, &plan, &[&now], later, said).unwrap();
+        checkpointer.save_overlapped(step, position, &plan, &[&now], deferred, said).unwrap();
     let copying = saved.1.unwrap();
     until(&Runtime::system(), || !is_silent && copying.wait(Duration::ZERO));
     copying.confirm();

@@ -12,8 +12,8 @@ use std::{
 };
 
 use forebay_checkpoint::{
-    CheckpointSettings, Checkpointer, CommittedCheckpoint, Dtype, Part, StatePlan, StateTensor,
-    Tier, Which, list, remove, restore, show, sweep, verify,
+    CheckpointSettings, Checkpointer, CommittedCheckpoint, Deferred, Dtype, Part, StatePlan,
+    StateTensor, Tier, Which, list, remove, restore, show, sweep, verify,
 };
 use forebay_testing::{Fault, Request, TempTiers};
 use forebay_transfer::Transfer;
@@ -93,8 +93,10 @@ fn what_is_copied_while_the_trainer_goes_on_is_written_again_if_it_changed_alone
     let mut save = |step: u64, values: &[u8]| {
         let position = Position { step };
         let later = state(values).into_iter().map(|tensor| tensor.bytes).collect();
-        let saved =
-            checkpointer.save_overlapped(step, position, &plan, &[], later, "null".into()).unwrap();
+        let deferred = Deferred { later, filled: 0 };
+        let saved = checkpointer
+            .save_overlapped(step, position, &plan, &[], deferred, "null".into())
+            .unwrap();
         let copying = saved.1.unwrap();
         while !copying.wait(Duration::from_millis(10)) {}
         copying.confirm();

@@ -7,8 +7,8 @@ mod support;
 use std::{borrow::Cow, fs, sync::Mutex, time::Duration};
 
 use forebay_checkpoint::{
-    CheckpointSettings, Checkpointer, Error, Part, Recovery, StatePlan, StateTensor, Which, list,
-    restore, sweep, verify,
+    CheckpointSettings, Checkpointer, Deferred, Error, Part, Recovery, StatePlan, StateTensor,
+    Which, list, restore, sweep, verify,
 };
 use forebay_local::LocalTier;
 use forebay_testing::{Fault, Request, TempTiers};
@@ -266,7 +266,8 @@ fn a_rank_whose_state_is_refused_or_changes_tells_those_that_wait() {
             let (state, said) = (part(1, 1), metadata(1).to_string());
             let plan = StatePlan::new(&state).unwrap();
             let later = state.iter().map(|tensor| tensor.bytes.clone()).collect();
-            let saved = checkpointer.save_overlapped(1, position, &plan, &[], later, said);
+            let deferred = Deferred { later, filled: 0 };
+            let saved = checkpointer.save_overlapped(1, position, &plan, &[], deferred, said);
             let copying = saved.unwrap().1.unwrap();
             if is_silent {
                 drop(copying);

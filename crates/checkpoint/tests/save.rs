@@ -6,20 +6,21 @@ mod support;
 
 use std::{
     borrow::Cow,
+    collections::BTreeMap,
     fs::File,
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use forebay_checkpoint::{
-    Capture, CheckpointSettings, Checkpointer, Copying, Dtype, Part, Recovery, StatePlan,
-    StateTensor, Tier, Which, ask, export, launches, list, restore, show,
+    Capture, CheckpointSettings, Checkpointer, Copying, Deferred, Dtype, PageLocks, Part, Recovery,
+    StatePlan, StateTensor, Tier, Which, ask, export, launches, list, restore, show,
 };
 use forebay_lake::Purpose;
 use forebay_local::LocalTier;
@@ -168,7 +169,8 @@ fn save_overlapped(
     let now: Vec<&[u8]> = now.iter().map(|tensor| &*tensor.bytes).collect();
     let later = later.iter().map(|tensor| tensor.bytes.clone()).collect();
     let metadata = metadata(step).to_string();
-    checkpointer.save_overlapped(step, Position { step }, plan, &now, later, metadata).unwrap()
+    let deferred = Deferred { later, filled: 0 };
+    checkpointer.save_overlapped(step, Position { step }, plan, &now, deferred, metadata).unwrap()
 }
 
 #[test]
@@ -183,7 +185,8 @@ fn values_that_do_not_fit_the_plan_are_refused_and_the_next_save_goes_on() {
     let mut save = |now: &[&[u8]], later: &[&'static [u8]], said: &str| {
         let later = later.iter().map(|&one| Cow::Borrowed(one)).collect();
         let (position, said) = (Position { step: 1 }, said.to_owned());
-        checkpointer.save_overlapped(1, position, &plan, now, later, said).map(drop)
+        let deferred = Deferred { later, filled: 0 };
+        checkpointer.save_overlapped(1, position, &plan, now, deferred, said).map(drop)
     };
     let few = save(&values[..4], &[], &said).unwrap_err();
     assert!(told(&few).contains("values of 4 tensors, and 5 were planned"), "{}", told(&few));
@@ -277,7 +280,9 @@ fn what_is_said_beside_a_state_that_is_being_copied_is_read_and_kept_however_lon
     let said = serde_json::json!({ "text": "x".repeat(300_000) });
     for (step, text) in [(1, said.to_string()), (2, "{".into()), (3, said.to_string())] {
         let later = state.iter().map(|tensor| tensor.bytes.clone()).collect();
-        let saved = checkpointer.save_overlapped(step, Position { step }, &plan, &[], later, text);
+        let deferred = Deferred { later, filled: 0 };
+        let saved =
+            checkpointer.save_overlapped(step, Position { step }, &plan, &[], deferred, text);
         let copying = saved.unwrap().1.unwrap();
         while !copying.wait(Duration::from_millis(10)) {}
         copying.confirm();
@@ -314,6 +319,218 @@ fn a_save_that_is_being_copied_takes_the_room_of_the_one_that_is_committed() {
         let restored = restore(&transfer, &run(), Which::Step(step), Part::All).unwrap().unwrap();
         assert_is(&restored, step);
     }
+}
+
+/// Saves the state of `step`, of which the caller fills the tensors behind the third, one of the three
+/// being copied later.
+fn save_to_fill(checkpointer: &mut Checkpointer, plan: &StatePlan, step: u64) -> Copying {
+    let state = state(step);
+    let now: Vec<&[u8]> = state[..2].iter().map(|tensor| &*tensor.bytes).collect();
+    let later = vec![state[2].bytes.clone()];
+    let deferred = Deferred { later, filled: state.len() - 3 };
+    let (position, said) = (Position { step }, metadata(step).to_string());
+    let saved = checkpointer.save_overlapped(step, position, plan, &now, deferred, said);
+    saved.unwrap().1.unwrap()
+}
+
+fn fill(copying: &mut Copying, step: u64) {
+    let state = state(step);
+    let places = copying.places();
+    assert_eq!(places.len(), state.len() - 3);
+    for (place, tensor) in places.into_iter().zip(&state[3..]) {
+        place.copy_from_slice(&tensor.bytes);
+    }
+}
+
+#[test]
+fn what_the_caller_fills_is_waited_for_and_kept_on_its_word_alone() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let transfer = tiers.transfer();
+    let mut checkpointer = open(&transfer, &keep_all()).unwrap();
+    let plan = StatePlan::new(&state(0)).unwrap();
+    let moment = Duration::from_millis(10);
+    for step in [1, 2] {
+        let mut copying = save_to_fill(&mut checkpointer, &plan, step);
+        assert!(!copying.wait(moment));
+        fill(&mut copying, step);
+        assert!(!copying.wait(moment) && !checkpointer.await_ready(moment).unwrap());
+        copying.filled();
+        assert!(copying.places().is_empty());
+        while !copying.wait(moment) {}
+        copying.confirm();
+        assert_eq!(checkpointer.wait().unwrap()[0].step, step);
+        assert_is(&checkpointer.restore(Which::Newest, Part::All).unwrap().unwrap(), step);
+    }
+    // Given up before and after the places were asked for, and said too early.
+    drop(save_to_fill(&mut checkpointer, &plan, 3));
+    assert!(told(&checkpointer.wait().unwrap_err()).contains("changed while it was copied"));
+    let mut copying = save_to_fill(&mut checkpointer, &plan, 4);
+    fill(&mut copying, 4);
+    copying.reject();
+    assert!(checkpointer.wait().unwrap().is_empty());
+    let mut copying = save_to_fill(&mut checkpointer, &plan, 5);
+    fill(&mut copying, 5);
+    copying.confirm();
+    assert!(told(&checkpointer.wait().unwrap_err()).contains("changed while it was copied"));
+    checkpointer.wait().unwrap();
+    assert_eq!((steps(&tiers), staged(&tiers)), (vec![1, 2], 0));
+}
+
+#[test]
+fn a_checkpointer_that_ends_waits_for_who_fills_its_memory() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let mut checkpointer = open(&tiers.transfer(), &keep_all()).unwrap();
+    let plan = StatePlan::new(&state(0)).unwrap();
+    let mut copying = save_to_fill(&mut checkpointer, &plan, 1);
+    assert_eq!(copying.places().len(), state(0).len() - 3);
+    let ended = Arc::new(AtomicBool::new(false));
+    let ending = {
+        let ended = ended.clone();
+        tiers.runtime.spawn("end", move || {
+            drop(checkpointer);
+            ended.store(true, Ordering::Release);
+        })
+    };
+    assert!(!copying.wait(Duration::from_millis(20)) && !ended.load(Ordering::Acquire));
+    // The memory is there.
+    fill(&mut copying, 1);
+    copying.filled();
+    while !copying.wait(Duration::from_millis(10)) {}
+    copying.confirm();
+    ending.join().unwrap();
+    assert_eq!(steps(&tiers), [1]);
+}
+
+#[test]
+fn where_no_memory_holds_a_copy_there_is_nothing_to_fill() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let settings = CheckpointSettings { arena_bytes_max: Some(1000), ..keep_all() };
+    let mut checkpointer = open(&tiers.transfer(), &settings).unwrap();
+    let plan = StatePlan::new(&state(0)).unwrap();
+    assert!(!checkpointer.holds(&plan).unwrap());
+    let deferred = Deferred { later: Vec::new(), filled: state(0).len() };
+    let said = metadata(1).to_string();
+    let position = Position { step: 1 };
+    let refused = checkpointer.save_overlapped(1, position, &plan, &[], deferred, said);
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Full);
+    // It goes on, without.
+    assert!(save_overlapped(&mut checkpointer, &plan, 2, 2).0.streamed);
+    assert_eq!(checkpointer.wait().unwrap().len(), 1);
+    drop(checkpointer);
+    let mut roomy = open(&tiers.transfer(), &keep_all()).unwrap();
+    assert!(roomy.holds(&plan).unwrap());
+}
+
+/// Locks nothing, and knows what it locked. Memory is there when it is locked, and still when it no
+/// longer is.
+#[derive(Default)]
+struct Watched {
+    locked: Mutex<BTreeMap<usize, usize>>,
+    times: AtomicUsize,
+    refuses: AtomicBool,
+}
+
+impl Watched {
+    fn locked(&self) -> BTreeMap<usize, usize> {
+        self.locked.lock().unwrap().clone()
+    }
+}
+
+fn is_mapped(start: usize, bytes: usize) -> bool {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let mut ranges: Vec<(usize, usize)> = maps
+        .lines()
+        .map(|line| {
+            let (from, to) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+            let parse = |text| usize::from_str_radix(text, 16).unwrap();
+            (parse(from), parse(to))
+        })
+        .collect();
+    ranges.sort_unstable();
+    let reached = ranges.into_iter().fold(
+        start,
+        |at, (from, to)| {
+            if from <= at && at < to { to } else { at }
+        },
+    );
+    reached >= start + bytes
+}
+
+impl PageLocks for Watched {
+    fn lock(&self, address: usize, bytes: usize) -> bool {
+        assert!(is_mapped(address, bytes));
+        let before = self.locked.lock().unwrap().insert(address, bytes);
+        self.times.fetch_add(1, Ordering::Relaxed);
+        before.is_none()
+    }
+
+    fn unlock(&self, address: usize) -> bool {
+        if self.refuses.load(Ordering::Relaxed) {
+            return false;
+        }
+        let bytes = self.locked.lock().unwrap().remove(&address);
+        bytes.is_some_and(|bytes| is_mapped(address, bytes))
+    }
+}
+
+/// A state of one tensor.
+fn of_bytes(bytes: usize) -> Vec<StateTensor<'static>> {
+    vec![StateTensor {
+        name: Cow::Borrowed("one"),
+        dtype: Dtype::U8,
+        shape: vec![bytes as u64],
+        bytes: Cow::Owned(vec![7; bytes]),
+        part: None,
+    }]
+}
+
+#[test]
+fn pages_are_locked_once_and_unlocked_before_they_go() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let mut checkpointer = open(&tiers.transfer(), &keep_all()).unwrap();
+    let locks = Arc::new(Watched::default());
+    checkpointer.lock_pages(locks.clone());
+    // Opening it has memory made ready too.
+    while !checkpointer.await_ready(Duration::from_millis(10)).unwrap() {}
+    checkpointer.expect(1 << 20).unwrap();
+    let mut save = |step: u64, bytes: usize, said: &Value| {
+        checkpointer.save(step, Position { step }, &of_bytes(bytes), said).unwrap();
+        checkpointer.wait().unwrap();
+        // It is locked before it is back.
+        while !checkpointer.await_ready(Duration::from_millis(10)).unwrap() {}
+        locks.locked()
+    };
+    let first = save(1, 1000, &metadata(1));
+    assert_eq!(first.len(), 1);
+    assert_eq!(save(2, 900 << 10, &metadata(2)), first);
+    assert_eq!(locks.times.load(Ordering::Relaxed), 1);
+    // It grows in the save, but not for what is said beside the tensors, which others than it read.
+    let second = save(3, 3 << 20, &metadata(3));
+    assert!(second.len() == 1 && second.values().all(|&bytes| bytes >= 3 << 20));
+    let said = serde_json::json!({ "long": "x".repeat(200 << 10) });
+    assert_eq!(save(4, 3 << 20, &said), second);
+    assert_eq!(locks.times.load(Ordering::Relaxed), 2);
+    drop(checkpointer);
+    assert!(locks.locked().is_empty());
+}
+
+#[test]
+fn memory_that_cannot_be_unlocked_stays_where_it_is() {
+    let tiers = TempTiers::new(BUDGET_BYTES);
+    let mut checkpointer = open(&tiers.transfer(), &keep_all()).unwrap();
+    let locks = Arc::new(Watched::default());
+    checkpointer.lock_pages(locks.clone());
+    let plan = |bytes| StatePlan::new(&of_bytes(bytes)).unwrap();
+    assert!(checkpointer.holds(&plan(1000)).unwrap());
+    checkpointer.expect(1000).unwrap();
+    while !checkpointer.await_ready(Duration::from_millis(10)).unwrap() {}
+    locks.refuses.store(true, Ordering::Relaxed);
+    checkpointer.save(1, Position { step: 1 }, &of_bytes(3 << 20), &metadata(1)).unwrap();
+    assert_eq!(checkpointer.wait().unwrap().len(), 1);
+    drop(checkpointer);
+    let locked = locks.locked();
+    assert_eq!(locked.len(), 2);
+    assert!(locked.into_iter().all(|(address, bytes)| is_mapped(address, bytes)));
 }
 
 #[test]

@@ -10,8 +10,8 @@ use std::{
 };
 
 use forebay::{
-    CommittedCheckpoint, Dtype, Position, Region, Runtime, StateTensor, TensorPart, Tier,
-    checkpoint,
+    CommittedCheckpoint, Dtype, Position, Region, Runtime, TensorPart, Tier,
+    checkpoint::{self, Deferred, PageLocks, TensorSpec},
 };
 use pyo3::prelude::*;
 use serde_json::json;
@@ -22,8 +22,8 @@ use crate::{
     process::Owned,
 };
 
-/// A tensor to plan for: name, type, shape, whole and start where it is a part, address, bytes.
-type Given = (String, String, Vec<u64>, Option<(Vec<u64>, Vec<u64>)>, usize, usize);
+/// A tensor to plan for: name, type, shape, whole and start where it is a part, bytes.
+type Given = (String, String, Vec<u64>, Option<(Vec<u64>, Vec<u64>)>, usize);
 /// A box to fill: tensor, start, shape, address, bytes.
 type Wanted = (String, Vec<u64>, Vec<u64>, usize, usize);
 
@@ -73,6 +73,39 @@ impl Checkpointer {
         let answer = py.detach(|| saves.lock().as_mut().map(question));
         answer.ok_or_else(|| closed(py))?.map_err(|error| errors::from_engine(py, &error.into()))
     }
+
+    /// Waits until the save before is staged, and notices signals.
+    fn await_ready(&self, py: Python<'_>) -> PyResult<()> {
+        while !self.ask(py, |saves| saves.await_ready(SLICE))? {
+            py.check_signals()?;
+        }
+        Ok(())
+    }
+}
+
+/// Locks pages by an object of Python's. Asked by threads of the engine, which hold nothing that a
+/// thread of Python waits for while it keeps the interpreter.
+struct Locks(Py<PyAny>);
+
+impl Locks {
+    /// What it raises, and an interpreter that has ended, are a no.
+    fn ask<A>(&self, method: &str, arguments: A) -> bool
+    where
+        A: for<'py> pyo3::call::PyCallArgs<'py>,
+    {
+        let asked = |py: Python<'_>| self.0.call_method1(py, method, arguments)?.extract(py);
+        Python::try_attach(|py| asked(py).unwrap_or(false)).unwrap_or(false)
+    }
+}
+
+impl PageLocks for Locks {
+    fn lock(&self, address: usize, bytes: usize) -> bool {
+        self.ask("lock", (address, bytes))
+    }
+
+    fn unlock(&self, address: usize) -> bool {
+        self.ask("unlock", (address,))
+    }
 }
 
 fn closed(py: Python<'_>) -> PyErr {
@@ -101,9 +134,11 @@ impl Checkpointer {
     }
 
     /// Captures the state after so many steps; says what that took, as JSON. The tensors of the plan are
-    /// at `addresses`. The last `later` of them are copied in the background, which what comes back beside
-    /// it tells of; there, `metadata` is read too.
-    #[pyo3(signature = (step, plan, addresses, metadata, later = 0))]
+    /// at `addresses`, but for the last `filled`, which the caller brings over. The last `later` of those
+    /// with an address are copied in the background, which what comes back beside it tells of; there,
+    /// `metadata` is read too.
+    #[allow(clippy::too_many_arguments, reason = "Python names each of them")]
+    #[pyo3(signature = (step, plan, addresses, metadata, later = 0, filled = 0))]
     fn save(
         &self,
         py: Python<'_>,
@@ -112,14 +147,13 @@ impl Checkpointer {
         addresses: Vec<usize>,
         metadata: String,
         later: usize,
+        filled: usize,
     ) -> PyResult<(String, Copying)> {
-        let now =
-            addresses.len().checked_sub(later).filter(|_| addresses.len() == plan.bytes.len());
+        let planned = addresses.len().checked_add(filled) == Some(plan.bytes.len());
+        let now = addresses.len().checked_sub(later).filter(|_| planned);
         let now =
             now.ok_or_else(|| errors::invalid(py, &"the addresses are not those of the plan"))?;
-        while !self.ask(py, |saves| saves.await_ready(SLICE))? {
-            py.check_signals()?;
-        }
+        self.await_ready(py)?;
         let places: Vec<(usize, usize)> =
             addresses.into_iter().zip(plan.bytes.iter().copied()).collect();
         let (now, later) = places.split_at(now);
@@ -134,7 +168,8 @@ impl Checkpointer {
             later.iter().map(|&(address, bytes)| Cow::Borrowed(unsafe { memory(address, bytes) }));
         let (now, later): (Vec<&[u8]>, Vec<Cow<'static, [u8]>>) = (now.collect(), later.collect());
         let (captured, copying) = self.ask(py, |saves| {
-            saves.save_overlapped(step, Position { step }, &plan.opened, &now, later, metadata)
+            let deferred = Deferred { later, filled };
+            saves.save_overlapped(step, Position { step }, &plan.opened, &now, deferred, metadata)
         })?;
         let said = json!({
             "bytes": captured.bytes,
@@ -143,6 +178,22 @@ impl Checkpointer {
             "streamed": captured.streamed,
         });
         Ok((said.to_string(), Copying { opened: Mutex::new(copying) }))
+    }
+
+    /// Whether memory holds a copy of the state of a plan; has that memory ready.
+    fn holds(&self, py: Python<'_>, plan: &StatePlan) -> PyResult<bool> {
+        self.await_ready(py)?;
+        self.ask(py, |saves| saves.holds(&plan.opened))
+    }
+
+    /// Has the pages of captures locked by an object with `lock(address, bytes)` and `unlock(address)`,
+    /// which each say whether they did.
+    fn lock_pages(&self, py: Python<'_>, locks: Py<PyAny>) -> PyResult<()> {
+        let locks = Arc::new(Locks(locks));
+        self.ask(py, |saves| {
+            saves.lock_pages(locks);
+            Ok(())
+        })
     }
 
     /// Whether somebody on this node asked the run for a checkpoint.
@@ -195,15 +246,15 @@ pub struct StatePlan {
 
 #[pymethods]
 impl StatePlan {
-    /// The plan of such tensors. Their memory is kept until this returns.
+    /// The plan of such tensors.
     #[new]
     fn new(py: Python<'_>, tensors: Vec<Given>) -> PyResult<Self> {
-        let bytes = tensors.iter().map(|given| given.5).collect();
+        let bytes = tensors.iter().map(|given| given.4).collect();
         let tensors = tensors
-            .iter()
-            .map(|given| borrow(given).map_err(|why| errors::invalid(py, &why)))
+            .into_iter()
+            .map(|given| planned(given).map_err(|why| errors::invalid(py, &why)))
             .collect::<PyResult<Vec<_>>>()?;
-        let opened = checkpoint::StatePlan::new(&tensors);
+        let opened = checkpoint::StatePlan::of(tensors);
         let opened = opened.map_err(|error| errors::from_engine(py, &error.into()))?;
         Ok(Self { opened, bytes })
     }
@@ -218,6 +269,28 @@ pub struct Copying {
 
 #[pymethods]
 impl Copying {
+    /// Where the tensors belong that the caller fills, in the order of the plan. Nothing else may be
+    /// written there, and that only before [`Copying::filled`] or [`Copying::settle`] is called.
+    fn places(&self, py: Python<'_>) -> PyResult<Vec<usize>> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = opened.as_mut().map(forebay::checkpoint::Copying::places).unwrap_or_default();
+        if places.is_empty() {
+            return Err(errors::invalid(py, &"nothing of this save is to be filled"));
+        }
+        Ok(places.into_iter().map(|place| place.as_mut_ptr().expose_provenance()).collect())
+    }
+
+    /// Says that the places are filled.
+    fn filled(&self, py: Python<'_>) {
+        // Whoever waits holds it, until all is copied.
+        py.detach(|| {
+            let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(copying) = &mut *opened {
+                copying.filled();
+            }
+        });
+    }
+
     /// Waits until everything was copied. Signals are left to the main thread.
     fn wait(&self, py: Python<'_>) {
         py.detach(|| {
@@ -239,20 +312,14 @@ impl Copying {
     }
 }
 
-/// A tensor of Python's as the engine takes it.
-fn borrow(given: &Given) -> Result<StateTensor<'_>, String> {
-    let (name, dtype, shape, part, address, bytes) = given;
-    let part = part.clone().map(|(whole, start)| TensorPart { whole, start });
-    // SAFETY: the callers pass address and size of memory that their tensors own, keep them until the
-    // call returns, and the training thread, which is the caller, does not write it meanwhile.
-    let bytes = unsafe { memory(*address, *bytes) };
-    Ok(StateTensor {
-        name: Cow::Borrowed(name),
-        dtype: dtype_of(dtype)?,
-        shape: shape.clone(),
-        bytes: Cow::Borrowed(bytes),
-        part,
-    })
+/// A tensor of Python's as the engine plans for it.
+fn planned(given: Given) -> Result<(TensorSpec, Option<TensorPart>), String> {
+    let (name, dtype, shape, part, bytes) = given;
+    let spec = TensorSpec { name, dtype: dtype_of(&dtype)?, shape };
+    if spec.bytes() != Some(bytes as u64) {
+        return Err(format!("tensor `{}` has {bytes} bytes, which its shape is not", spec.name));
+    }
+    Ok((spec, part.map(|(whole, start)| TensorPart { whole, start })))
 }
 
 /// # Safety
