@@ -205,15 +205,15 @@ pub(crate) fn check_tensor(
 
 /// What the bytes of a tensor are compared by.
 enum Check {
-    Digest(DigestWriter),
-    Checksum(ChecksumWriter),
+    Digest(Box<DigestWriter>),
+    Checksum(Box<ChecksumWriter>),
 }
 
 impl Check {
     fn new(source: &Source<'_>, entry: &TensorEntry) -> Self {
         match entry.checksum {
-            Some(_) if !source.is_remote() => Self::Checksum(ChecksumWriter::new()),
-            _ => Self::Digest(DigestWriter::new()),
+            Some(_) if !source.is_remote() => Self::Checksum(Box::default()),
+            _ => Self::Digest(Box::default()),
         }
     }
 

@@ -98,7 +98,7 @@ fn encoded_rank() -> (Vec<u8>, RankRecord) {
         shape: sides.to_vec(),
     };
     let values: [Vec<u8>; 2] = [
-        (0_u16..300).flat_map(|at| (0x3c00 | at * 7 % 128).to_le_bytes()).collect(),
+        (0_u16..300).flat_map(|at| (0x3c00 | (at * 7 % 128)).to_le_bytes()).collect(),
         (0_u8..12).collect(),
     ];
     let specs =

@@ -90,7 +90,8 @@ impl Encoder {
     /// # Panics
     /// When it is empty, longer than [`BLOCK_BYTES`], or no multiple of the width.
     pub fn encode(&mut self, block: &[u8], width: usize, into: &mut Vec<u8>) {
-        assert!(!block.is_empty() && block.len() <= BLOCK_BYTES && block.len() % width == 0);
+        assert!(!block.is_empty() && block.len() <= BLOCK_BYTES);
+        assert!(block.len().is_multiple_of(width));
         let start = into.len();
         self.encode_planes(block, width, into);
         self.proof.resize(block.len(), 0);
