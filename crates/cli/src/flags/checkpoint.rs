@@ -168,7 +168,7 @@ pub struct Keep {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "One side is a run of the store, the other a path, which has a `/` in it.\n\nExamples:\n  forebay checkpoint convert ~/models/small small@0\n  forebay checkpoint convert day-1@160 /tmp/small --shard-bytes 2GB"
+    after_help = "One side is a run of the store, the other a path, which has a `/` in it.\n\nExample:\n  forebay checkpoint convert ~/models/small small@0\n  forebay checkpoint convert day-1@160 /tmp/small --shard-bytes 2GB"
 )]
 pub struct CheckpointConvert {
     /// A run, `NAME@STEP` or `NAME` for its newest step; or the path of a safetensors file, or of a
