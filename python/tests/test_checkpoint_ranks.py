@@ -138,7 +138,7 @@ def test_a_rank_that_drops_its_save_tells_those_that_wait_for_it(tmp_path: Path)
             settings=json.dumps({"commit_wait_seconds": 60}),
             dataset=None,
         )
-        plan = _forebay.StatePlan([(f"w.{rank}", "F32", [8], None, address, 32)])
+        plan = _forebay.StatePlan([(f"w.{rank}", "F32", [8], None, 32)])
         copyings.append(native.save(1, plan, [address], "{}", 1)[1])
         ranks.append(native)
     for copying, is_intact in zip(copyings, [True, False]):

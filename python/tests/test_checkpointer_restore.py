@@ -214,7 +214,7 @@ def test_after_damage_the_older_step_overwrites_all(open_checkpointer: Any, tmp_
     # What still lies in memory goes with it.
     checkpointer.close()
     checkpointer = open_checkpointer(state, random_state=False)
-    with pytest.raises(forebay.CorruptError, match="does not have its digest") as damaged:
+    with pytest.raises(forebay.CorruptError, match="does not have its checksum") as damaged:
         checkpointer.resume()
     assert "step 1 is intact" in str(damaged.value)
     # Nobody goes on with what is left.

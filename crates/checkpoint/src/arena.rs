@@ -29,6 +29,8 @@ const PARALLEL_BYTES_MIN: usize = 8 << 20;
 const PAGE_BYTES: usize = 4096;
 /// Room for what is said about a state, beside what its header takes twice.
 const RECORD_BYTES: usize = 64 << 10;
+/// The most room that is made ready for headers of which nothing is known yet.
+const HEADERS_BYTES_MAX: usize = 16 << 20;
 
 /// The image of a tensor file in memory.
 #[derive(Default)]
@@ -133,6 +135,18 @@ impl Arena {
             std::mem::forget(std::mem::take(&mut self.memory));
             (self.image_bytes, self.lock) = (0, Lock::Untried);
         }
+    }
+
+    /// Has memory ready for a state whose tensors have so many bytes, and are not known one by one: to
+    /// grow later, for what is said beside them, would take all pages elsewhere in the pause of a save.
+    ///
+    /// # Errors
+    /// As [`Arena::reserve`].
+    pub(crate) fn expect(&mut self, bytes: usize, site: &Site) -> Result<(), Error> {
+        let headers = (bytes / 128).min(HEADERS_BYTES_MAX);
+        let most = site.settings.arena_bytes_max.and_then(|most| usize::try_from(most).ok());
+        let wanted = bytes.saturating_add(2 * RECORD_BYTES + headers);
+        self.reserve(most.map_or(wanted, |most| wanted.min(most)).max(bytes), site)
     }
 
     /// Makes sure that a state of `bytes` fits, and that the pages are there.

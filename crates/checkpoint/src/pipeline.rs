@@ -397,7 +397,7 @@ impl Stager {
                     // What it holds ends where it ends. The save that finds it wanting tells what is to be
                     // told.
                     if !arena.is_named() {
-                        let _ready = arena.reserve(bytes, &self.site);
+                        let _ready = arena.expect(bytes, &self.site);
                     }
                     self.give_back(arena);
                     true
