@@ -35,8 +35,8 @@ Failures reach the caller as ``torch.distributed.checkpoint.api.CheckpointExcept
 for each rank the exception of ``forebay`` that it raised. A step that is not there is the one that the
 library puts into words of its own, around ours; ask ``reader.newest()`` before.
 
-All ranks of the job save together. If one of them dies or its disk fails after they agreed to, the
-others wait ten minutes for its part, and then say whose is missing.
+All ranks of the job save together. One that cannot store its part tells the others, which raise its
+reason; if one of them dies, they wait ten minutes for its part, and then say whose is missing.
 """
 
 from ._dcp_reader import StorageReader
