@@ -348,24 +348,11 @@ fn share<T: Send>(pieces: Vec<T>, bytes: usize, site: &Site, work: impl Fn(T) + 
 
 #[cfg(test)]
 mod tests {
-    use std::borrow::Cow;
-
-    use forebay_format::v1::tensors::{self, Dtype};
+    use forebay_format::v1::tensors;
     use forebay_testing::TempTiers;
 
     use super::*;
     use crate::StateTensor;
-
-    fn state(sizes: &[usize]) -> Vec<StateTensor<'static>> {
-        let tensor = |(index, &bytes): (usize, &usize)| StateTensor {
-            name: Cow::Owned(format!("t{index}")),
-            dtype: Dtype::U8,
-            shape: vec![bytes as u64],
-            bytes: Cow::Owned((0..bytes).map(|at| (at * 7 + index) as u8).collect()),
-            part: None,
-        };
-        sizes.iter().enumerate().map(tensor).collect()
-    }
 
     fn image(arena: &mut Arena, state: &[StateTensor<'_>], site: &Site) -> Vec<u8> {
         let specs: Vec<_> = state.iter().map(|tensor| tensor.spec().unwrap()).collect();
@@ -391,7 +378,8 @@ mod tests {
     fn threads_and_reuse_and_whose_memory_it_is_change_no_byte() {
         let tiers = TempTiers::new(1 << 20);
         let (three, one) = (Site::of_test(&tiers, 3), Site::of_test(&tiers, 1));
-        let (large, small) = (state(&[9 << 20, 0, 1, 5 << 20]), state(&[3, 0, 70_000]));
+        let (large, small) =
+            (StateTensor::some(&[9 << 20, 0, 1, 5 << 20]), StateTensor::some(&[3, 0, 70_000]));
         let mut reused = Arena::default();
         let first = image(&mut reused, &large, &three);
         assert!(matches!(reused.memory, Memory::Node(_)));

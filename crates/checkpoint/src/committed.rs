@@ -16,7 +16,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
 };
 
 use forebay_format::v1::{
@@ -35,6 +35,7 @@ use crate::{
     boxes::{Place, copy_shared},
     image::Image,
     read,
+    shared::{into_inner, lock, next},
     source::{GROUP_BYTES, Source, Stored, check_header, check_tensor, read_tensor},
     stage::StagedNames,
 };
@@ -75,14 +76,6 @@ impl<'a> Tiers<'a> {
             Ok::<_, Error>(())
         })
     }
-}
-
-fn next<T>(left: &Mutex<impl Iterator<Item = T>>) -> Option<T> {
-    lock(left).next()
-}
-
-fn lock<T>(value: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One tensor of a checkpoint, however many ranks hold parts of it.
@@ -168,7 +161,7 @@ impl CommittedCheckpoint {
         })?;
         let ranks: Vec<RankRecord> = found
             .into_iter()
-            .map(|record| record.into_inner().unwrap_or_else(PoisonError::into_inner))
+            .map(into_inner)
             .map(|record| record.expect("every rank's was read"))
             .collect();
         let tensors = join(&commit, &ranks)?;
@@ -351,7 +344,7 @@ impl CommittedCheckpoint {
             }
             Ok(())
         })?;
-        Ok(left.into_inner().unwrap_or_else(PoisonError::into_inner))
+        Ok(into_inner(left))
     }
 
     fn fill_from_lake(
@@ -568,7 +561,7 @@ fn look<K: Copy + Ord + Send, T: Send>(
         }
         Ok(())
     })?;
-    Ok(found.into_inner().unwrap_or_else(PoisonError::into_inner))
+    Ok(into_inner(found))
 }
 
 /// A rank's file as this node has it staged, if it has and it looks sound.

@@ -14,7 +14,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write,
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
 };
 
 use forebay_format::v1::{
@@ -26,7 +26,13 @@ use forebay_runtime::crash_point;
 use forebay_types::{Digest, Key, PartDigest};
 
 use crate::{
-    Error, capture::Captured, digests::TensorDigests, in_order::InOrder, layout::Layout, site::Site,
+    Error,
+    capture::Captured,
+    digests::TensorDigests,
+    in_order::InOrder,
+    layout::Layout,
+    shared::{into_inner, lock, next, take},
+    site::Site,
 };
 
 /// Blocks that are encoded and not written, for each thread that encodes.
@@ -45,15 +51,14 @@ pub(crate) fn choose(
     let (left, chosen) = (Mutex::new(asked.iter()), Mutex::new(BTreeSet::new()));
     site.runtime.workers("checkpoint-encode", site.threads(), |_| {
         let mut encoder = encoder(site, captured)?;
-        let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
-        while let Some(&tensor) = next() {
+        while let Some(&tensor) = next(&left) {
             if encoder.is_worth_it(captured.values(tensor), width(captured, tensor)) {
-                chosen.lock().unwrap_or_else(PoisonError::into_inner).insert(tensor);
+                lock(&chosen).insert(tensor);
             }
         }
         Ok::<_, Error>(())
     })?;
-    Ok(chosen.into_inner().unwrap_or_else(PoisonError::into_inner))
+    Ok(into_inner(chosen))
 }
 
 /// Writes the file, of which `layout` says when it returns where each tensor lies.
@@ -75,14 +80,13 @@ pub(crate) fn write_encoded(
             return Ok(());
         }
         let _ends = queue.end_on_drop();
-        let taken = writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let file = HeadLast::new(taken.expect("only the first worker takes it"), key, layout);
+        let file =
+            HeadLast::new(take(&writer).expect("only the first worker takes it"), key, layout);
         let outcome = write_all(captured, layout, &queue, file)?;
-        *written.lock().unwrap_or_else(PoisonError::into_inner) = outcome;
+        *lock(&written) = outcome;
         Ok::<_, Error>(())
     })?;
-    let written = written.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let (file, lengths) = written.ok_or(Error::Stopped)?;
+    let (file, lengths) = into_inner(written).ok_or(Error::Stopped)?;
     layout.settle(captured, &lengths)?;
     file.finish(layout)
 }

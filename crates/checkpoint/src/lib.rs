@@ -73,6 +73,7 @@ mod retain;
 mod retention;
 mod settings;
 mod shards;
+mod shared;
 mod site;
 mod source;
 mod stage;

@@ -21,7 +21,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Mutex, PoisonError,
+        Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -38,6 +38,7 @@ use crate::{
     digests::TensorDigests,
     layout::Layout,
     pieces::Pieces,
+    shared::{lock, next, take},
     site::Site,
     stage::{Staged, StagedNames, Writing, seal},
 };
@@ -144,26 +145,17 @@ fn settle(unsettled: Unsettled<'_>, pieces: &Pieces<'_>) -> Result<Settled, Erro
 
 /// Copies piece after piece until none is left.
 fn copy<'a>(copies: &Mutex<impl Iterator<Item = PieceCopy<'a>>>, pieces: &Pieces<'a>) {
-    let next = || lock(copies).next();
-    while let Some(copy) = next() {
+    while let Some(copy) = next(copies) {
         let number = copy.number;
         pieces.give(number, copy.run());
     }
 }
 
-fn lock<T>(value: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    value.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn take<T>(value: &Mutex<Option<T>>) -> Option<T> {
-    lock(value).take()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{borrow::Cow, fs::File, io::Read, os::unix::fs::FileExt, time::Duration};
+    use std::{fs::File, io::Read, os::unix::fs::FileExt, time::Duration};
 
-    use forebay_format::v1::{capture::CaptureFacts, tensors::Dtype};
+    use forebay_format::v1::capture::CaptureFacts;
     use forebay_lake::Lake;
     use forebay_runtime::{Runtime, Task};
     use forebay_testing::TempTiers;
@@ -182,17 +174,6 @@ mod tests {
     };
 
     const BUDGET_BYTES: u64 = 256 << 20;
-
-    fn state(sizes: &[usize]) -> Vec<StateTensor<'static>> {
-        let tensor = |(index, &bytes): (usize, &usize)| StateTensor {
-            name: Cow::Owned(format!("t{index}")),
-            dtype: Dtype::U8,
-            shape: vec![bytes as u64],
-            bytes: Cow::Owned((0..bytes).map(|at| (at * 7 + index) as u8).collect()),
-            part: None,
-        };
-        sizes.iter().enumerate().map(tensor).collect()
-    }
 
     /// Whose lake takes a staged file as it is, so that it is written past the page cache.
     fn adopting(tiers: &TempTiers, threads: usize) -> Site {
@@ -260,7 +241,7 @@ mod tests {
             adopts: bool,
             follows: bool,
         ) {
-            let (tiers, state) = (TempTiers::new(BUDGET_BYTES), state(&sizes));
+            let (tiers, state) = (TempTiers::new(BUDGET_BYTES), StateTensor::some(&sizes));
             let site =
                 if adopts { adopting(&tiers, threads) } else { Site::of_test(&tiers, threads) };
             let names = StagedNames::new(&site.run, 1, Nonce::from_bits(7), 0);
@@ -300,7 +281,8 @@ mod tests {
 
     #[test]
     fn the_first_piece_is_on_the_disk_before_the_last_is_copied() {
-        let (tiers, state) = (TempTiers::new(BUDGET_BYTES), state(&[2 * PIECE_BYTES as usize]));
+        let (tiers, state) =
+            (TempTiers::new(BUDGET_BYTES), StateTensor::some(&[2 * PIECE_BYTES as usize]));
         let site = adopting(&tiers, 1);
         let (mut captured, copying) = captured(&site, &state, 0);
         let trainer = confirm(copying.unwrap());

@@ -24,7 +24,7 @@ use std::{
     fs::File,
     io::{self, Write},
     sync::{
-        Mutex, PoisonError,
+        Mutex,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -50,6 +50,7 @@ use crate::{
     digests::{SharedDigest, TensorDigests},
     encode::{choose, write_encoded},
     layout::Layout,
+    shared::{into_inner, lock, take},
     site::Site,
 };
 
@@ -282,7 +283,7 @@ impl<'a> Writing<'a> {
     pub(crate) fn finish(self) -> (ObjectEntry, Option<Follow>) {
         self.written.end();
         let digest = self.whole.get().expect("the workers ended well");
-        let upload = self.upload.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let upload = into_inner(self.upload);
         (ObjectEntry { digest, bytes: self.file.len_bytes() }, upload.follow)
     }
 }
@@ -373,12 +374,4 @@ fn rank_record(
         tensors: layout.entries(&captured.tensors, sums),
         metadata: facts.metadata.clone(),
     }
-}
-
-fn lock<T>(value: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    value.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn take<T>(value: &Mutex<Option<T>>) -> Option<T> {
-    lock(value).take()
 }

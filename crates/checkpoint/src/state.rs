@@ -40,3 +40,18 @@ impl StateTensor<'_> {
         }
     }
 }
+
+#[cfg(test)]
+impl StateTensor<'static> {
+    /// Tensors of so many bytes, for tests.
+    pub(crate) fn some(sizes: &[usize]) -> Vec<Self> {
+        let tensor = |(index, &bytes): (usize, &usize)| Self {
+            name: Cow::Owned(format!("t{index}")),
+            dtype: Dtype::U8,
+            shape: vec![bytes as u64],
+            bytes: Cow::Owned((0..bytes).map(|at| (at * 7 + index) as u8).collect()),
+            part: None,
+        };
+        sizes.iter().enumerate().map(tensor).collect()
+    }
+}
