@@ -109,7 +109,8 @@ fn encode_all(
     queue: &InOrder<Vec<u8>>,
 ) -> Result<(), Error> {
     let _ends = queue.end_on_panic();
-    let mut encoder = encoder(site, captured)?;
+    // Whoever writes would wait for blocks that nobody encodes.
+    let mut encoder = encoder(site, captured).inspect_err(|_| queue.end())?;
     while let Some(number) = queue.claim() {
         let (tensor, start) = blocks[number];
         let values = &captured.values(tensor)[start..];

@@ -78,6 +78,12 @@ impl<T> InOrder<T> {
         }
     }
 
+    /// Ends it: what was not made never will be, and nobody waits any more.
+    pub(crate) fn end(&self) {
+        self.lock().is_ended = true;
+        self.changed.notify_all();
+    }
+
     /// Ends it when it is dropped: nobody waits any more.
     pub(crate) const fn end_on_drop(&self) -> Ends<'_, T> {
         Ends { of: self, only_in_panic: false }
@@ -98,8 +104,7 @@ pub(crate) struct Ends<'a, T> {
 impl<T> Drop for Ends<'_, T> {
     fn drop(&mut self) {
         if !self.only_in_panic || std::thread::panicking() {
-            self.of.lock().is_ended = true;
-            self.of.changed.notify_all();
+            self.of.end();
         }
     }
 }
@@ -136,6 +141,21 @@ mod tests {
         };
         Runtime::system().workers("t", 4, work).unwrap();
         assert_eq!(taken.into_inner(), 200);
+    }
+
+    #[test]
+    fn nobody_waits_for_what_cannot_be_made() {
+        let queue = InOrder::<()>::new(200, 1);
+        let work = |index| {
+            if index == 0 {
+                assert_eq!(queue.take(), None);
+            } else {
+                queue.claim();
+                queue.end();
+            }
+            Ok::<_, std::convert::Infallible>(())
+        };
+        Runtime::system().workers("t", 2, work).unwrap();
     }
 
     #[test]
